@@ -1,0 +1,1 @@
+//! Hugging Face checkpoints: safetensors in, safetensors out.

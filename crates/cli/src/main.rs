@@ -1,0 +1,2 @@
+//! The `fathom` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Sequences of tokens become more tokens.

@@ -1,0 +1,32 @@
+//! What can be wrong with a machine or with how it was asked for.
+
+use crate::Isa;
+
+/// Why the kernels cannot start as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `FATHOM_ISA` or `FATHOM_REQUIRE_ISA` holds a word that is no ISA.
+    #[error("{variable}={value}: unknown ISA; use one of scalar, avx2, avx512, amx")]
+    UnknownIsa {
+        /// The environment variable.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// The ISA asked for is not available on this machine.
+    #[error(
+        "{variable} asks for {wanted}, but this machine's best is {best}; unset it or run on another machine"
+    )]
+    MissingIsa {
+        /// The environment variable.
+        variable: &'static str,
+        /// The ISA it names.
+        wanted: Isa,
+        /// The best that was detected.
+        best: Isa,
+    },
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

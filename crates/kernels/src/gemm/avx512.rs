@@ -1,0 +1,209 @@
+//! Tile product in 16 f32 lanes: a panel's column is one register.
+//!
+//! One row (decode): 4 streams of weights, two accumulators each, so that eight independent FMA
+//! chains cover the latency; every cache line is read once and prefetched 1 KiB ahead. Several
+//! rows: up to 6 × 4 accumulators, each decoded weight register used for all of them.
+
+use std::arch::x86_64::{
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_slli_epi32, _mm512_storeu_ps,
+};
+
+use super::{Operand, PANEL, Tile, WeightFormat};
+
+/// Rows that share one pass over the weights: 6 × 4 accumulators, 4 weights and a broadcast fill
+/// the 32 registers.
+const ROWS: usize = 6;
+
+/// How far ahead of its use a weight line is prefetched, in bytes.
+const AHEAD: usize = 1024;
+
+/// Two columns of one panel, as f32 lanes.
+trait Pair {
+    /// Bytes of two columns of a panel.
+    const BYTES: usize;
+    /// # Safety
+    /// `pair` points at [`Self::BYTES`] readable bytes; the CPU has AVX-512 F.
+    unsafe fn even(pair: *const u8) -> __m512;
+    /// # Safety
+    /// As [`Pair::even`].
+    unsafe fn odd(pair: *const u8) -> __m512;
+}
+
+struct F32;
+
+impl Pair for F32 {
+    const BYTES: usize = 128;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { _mm512_loadu_ps(pair.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { _mm512_loadu_ps(pair.add(64).cast()) }
+    }
+}
+
+struct Bf16;
+
+impl Pair for Bf16 {
+    const BYTES: usize = 64;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract. A bf16 is the upper half of an f32.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(pair.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe {
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pair.cast()), upper))
+        }
+    }
+}
+
+pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
+    let Operand::Floats(x) = tile.x else { unreachable!("halves are for the tile unit") };
+    assert!(tile.rows == 0 || (tile.rows - 1) * tile.x_stride + tile.cols <= x.len());
+    match tile.format {
+        WeightFormat::F32 => by_panels::<F32>(tile, x, block),
+        WeightFormat::Bf16 => by_panels::<Bf16>(tile, x, block),
+    }
+}
+
+fn by_panels<W: Pair>(tile: &Tile<'_>, x: &[f32], block: &mut [f32]) {
+    let end = (tile.first_col + tile.cols) / 2 * W::BYTES;
+    assert!(tile.cols.is_multiple_of(2) && tile.first_col.is_multiple_of(2));
+    assert!((tile.panels - 1) * tile.panel_bytes + end <= tile.weights.len());
+    assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
+    // SAFETY: the asserts above bound every row of x, every pair of weights and the block; the
+    // dispatcher chose this ISA because the CPU has it.
+    unsafe {
+        match tile.panels {
+            1 => by_rows::<W, 1>(tile, x, block),
+            2 => by_rows::<W, 2>(tile, x, block),
+            3 => by_rows::<W, 3>(tile, x, block),
+            4 => by_rows::<W, 4>(tile, x, block),
+            other => unreachable!("a tile has 1 to 4 panels, not {other}"),
+        }
+    }
+}
+
+/// # Safety
+/// `x`, the weights and `block` must be as large as the tile says; the CPU has AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn by_rows<W: Pair, const P: usize>(tile: &Tile<'_>, x: &[f32], block: &mut [f32]) {
+    let weights = tile.weights[tile.first_col / 2 * W::BYTES..].as_ptr();
+    let mut row = 0;
+    while row < tile.rows {
+        let rows = ROWS.min(tile.rows - row);
+        let x = x[row * tile.x_stride..].as_ptr();
+        let out = block[row * P * PANEL..].as_mut_ptr();
+        // SAFETY: this function's contract; `row + rows` stays within the tile.
+        unsafe {
+            match rows {
+                1 => one_row::<W, P>(tile, x, weights, out),
+                2 => some_rows::<W, P, 2>(tile, x, weights, out),
+                3 => some_rows::<W, P, 3>(tile, x, weights, out),
+                4 => some_rows::<W, P, 4>(tile, x, weights, out),
+                5 => some_rows::<W, P, 5>(tile, x, weights, out),
+                _ => some_rows::<W, P, ROWS>(tile, x, weights, out),
+            }
+        }
+        row += rows;
+    }
+}
+
+/// # Safety
+/// As [`by_rows`], with `x`, `weights` and `out` at the first row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn one_row<W: Pair, const P: usize>(
+    tile: &Tile<'_>,
+    x: *const f32,
+    weights: *const u8,
+    out: *mut f32,
+) {
+    let mut even = [_mm512_setzero_ps(); P];
+    let mut odd = [_mm512_setzero_ps(); P];
+    for pair in 0..tile.cols / 2 {
+        // SAFETY: `pair` counts the tile's columns; a prefetch may point anywhere.
+        unsafe {
+            let (x_even, x_odd) = (_mm512_set1_ps(*x.add(2 * pair)), _mm512_set1_ps(*x.add(2 * pair + 1)));
+            for p in 0..P {
+                let at = weights.add(p * tile.panel_bytes + pair * W::BYTES);
+                for line in (0..W::BYTES).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast());
+                }
+                even[p] = _mm512_fmadd_ps(x_even, W::even(at), even[p]);
+                odd[p] = _mm512_fmadd_ps(x_odd, W::odd(at), odd[p]);
+            }
+        }
+    }
+    for p in 0..P {
+        // SAFETY: the block has P panels of 16.
+        unsafe { store(_mm512_add_ps(even[p], odd[p]), out.add(p * PANEL), tile.accumulate) };
+    }
+}
+
+/// # Safety
+/// As [`by_rows`], with `x`, `weights` and `out` at the first of `R` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn some_rows<W: Pair, const P: usize, const R: usize>(
+    tile: &Tile<'_>,
+    x: *const f32,
+    weights: *const u8,
+    out: *mut f32,
+) {
+    let mut sums = [[_mm512_setzero_ps(); P]; R];
+    for pair in 0..tile.cols / 2 {
+        let at = |p: usize| weights.wrapping_add(p * tile.panel_bytes + pair * W::BYTES);
+        let x_at = |row: usize, col: usize| x.wrapping_add(row * tile.x_stride + 2 * pair + col);
+        // SAFETY: `pair` counts the tile's columns, rows are below R; a prefetch may point
+        // anywhere. Even columns first, then odd ones: decoding both at once needs more than
+        // the 32 registers.
+        unsafe {
+            let mut w = [_mm512_setzero_ps(); P];
+            for (p, w) in w.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(at(p).wrapping_add(AHEAD).cast());
+                *w = W::even(at(p));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*x_at(row, 0));
+                for p in 0..P {
+                    sums[p] = _mm512_fmadd_ps(x, w[p], sums[p]);
+                }
+            }
+            for (p, w) in w.iter_mut().enumerate() {
+                *w = W::odd(at(p));
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let x = _mm512_set1_ps(*x_at(row, 1));
+                for p in 0..P {
+                    sums[p] = _mm512_fmadd_ps(x, w[p], sums[p]);
+                }
+            }
+        }
+    }
+    for (row, sums) in sums.iter().enumerate() {
+        for (p, &sum) in sums.iter().enumerate() {
+            // SAFETY: the block has R rows of P panels.
+            unsafe { store(sum, out.add((row * P + p) * PANEL), tile.accumulate) };
+        }
+    }
+}
+
+/// # Safety
+/// `out` points at 16 writable numbers; the CPU has AVX-512 F.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store(sum: __m512, out: *mut f32, accumulate: bool) {
+    // SAFETY: this function's contract.
+    unsafe {
+        let sum = if accumulate { _mm512_add_ps(sum, _mm512_loadu_ps(out)) } else { sum };
+        _mm512_storeu_ps(out, sum);
+    }
+}

@@ -1,0 +1,272 @@
+//! `y = x · Wᵀ` on packed weights: one region for one matrix, a layer's heads, or all experts.
+//!
+//! **Roofline.** With few rows the product is bound by reading `W` once: bytes over memory
+//! bandwidth. With many it is bound by `2 · rows · W.rows · W.cols` operations over the peak of
+//! the widest multiplier (AMX bf16, else f32 FMA). Between the two, `W` must come from DRAM once,
+//! whatever the number of rows: a unit is a few panels times a few hundred rows, and consecutive
+//! units share their panels.
+//!
+//! **Contract of an ISA** (`scalar.rs` and its siblings): one [`Tile`], that is `rows ≤` a few
+//! hundred rows of activations times at most [`TILE_PANELS`] panels over a range of columns,
+//! accumulated into a dense block `[rows, panels · 16]`. Ragged edges of `y` are cut when the
+//! block is stored, so no kernel knows of them.
+//!
+//! **Numbers.** f32 weights: products and sums in f32. bf16 weights: activations are rounded to
+//! bf16 too, products are exact, sums are f32. ISAs differ in the order of their sums only.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod packed;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use activations::Form;
+pub use activations::{Activations, Rows};
+pub use packed::{PANEL, PackedMatrix, WeightFormat};
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::available as amx_available;
+
+use crate::shared::SharedSlice;
+use crate::{Compute, Isa};
+
+/// Panels a tile covers at most: four streams of weights, which is what the prefetchers of
+/// current servers follow best.
+const TILE_PANELS: usize = 4;
+
+/// Rows of one unit: enough to read weights once per few hundred rows, few enough that the
+/// unit's block of results stays in the second-level cache.
+const UNIT_ROWS: usize = 256;
+
+/// Columns multiplied before moving to the next rows, so that the weights of a tile stay in the
+/// second-level cache and its activations in the first.
+const UNIT_COLS: usize = 1024;
+
+/// Rows up to which a unit runs through all columns at once: weights are then read as one stream.
+const STREAM_ROWS: usize = 6;
+
+/// One product of a [`gemm`] call: some rows and columns of the activations times one matrix.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// `W [n, k]`.
+    pub weights: &'a PackedMatrix,
+    /// Rows of the activations, and the same rows of `y`.
+    pub rows: Range<usize>,
+    /// First column of the activations that is multiplied; `k` columns are.
+    pub x_col: usize,
+    /// First column of `y` that is written.
+    pub y_col: usize,
+}
+
+impl<'a> Group<'a> {
+    /// All rows and all columns of `x` times `weights`.
+    pub fn whole(weights: &'a PackedMatrix, x: &Activations) -> Self {
+        Self { weights, rows: 0..x.rows(), x_col: 0, y_col: 0 }
+    }
+}
+
+/// What happens to a block of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// `y = x · Wᵀ`.
+    Store,
+    /// `W` holds panels of gate and up projections in turn (gate panel 0, up panel 0, gate panel
+    /// 1, …): `y = silu(gate) · up`, half as wide as `W` has rows.
+    SwiGlu {
+        /// Columns of `y`: `moe_intermediate_size` or `intermediate_size`.
+        width: usize,
+    },
+}
+
+/// Rows of results, `stride` apart.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// The buffer; the first row begins at its first element.
+    pub values: &'a mut [f32],
+    /// From the beginning of one row to the next.
+    pub stride: usize,
+}
+
+/// Computes every group's product in one parallel region.
+///
+/// # Panics
+/// If a group's rows or columns leave `x` or `y`, if the weights' format is not the one the
+/// activations were prepared for, or if groups do not advance: each must begin in rows where the one
+/// before it ended, or hold the same rows and begin in columns of `y` where that one ended.
+pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: Output<'_>) {
+    check(x, groups, epilogue, &y);
+    let stride = y.stride;
+    let y = SharedSlice::new(y.values);
+    let units: usize = groups.iter().map(Group::units).sum();
+    compute.pool.run(units, |unit, scratch| {
+        let (group, unit) = locate(groups, unit);
+        let (rows, panels) = group.unit(unit);
+        let width = panels.len() * PANEL;
+        let [block] = scratch.floats([rows.len() * width]);
+        block_product(compute.isa, x, group, rows.clone(), panels.clone(), block);
+        for (row, values) in rows.zip(block.chunks_exact(width)) {
+            let (first, len) = match epilogue {
+                Epilogue::Store => {
+                    let first = panels.start * PANEL;
+                    (first, width.min(group.weights.rows() - first))
+                }
+                Epilogue::SwiGlu { width: columns } => {
+                    let first = panels.start / 2 * PANEL;
+                    (first, (width / 2).min(columns - first))
+                }
+            };
+            // SAFETY: units cut (group, row, panel) without overlap, and `check` made sure that
+            // groups write disjoint columns or rows.
+            let out = unsafe { y.range_mut(row * stride + group.y_col + first, len) };
+            match epilogue {
+                Epilogue::Store => out.copy_from_slice(&values[..len]),
+                Epilogue::SwiGlu { .. } => crate::swiglu::interleaved(compute.isa, values, out),
+            }
+        }
+    });
+}
+
+impl Group<'_> {
+    fn units(&self) -> usize {
+        self.weights.panels().div_ceil(TILE_PANELS) * self.row_chunks()
+    }
+
+    fn row_chunks(&self) -> usize {
+        self.rows.len().div_ceil(UNIT_ROWS)
+    }
+
+    /// Rows and panels of a unit; consecutive units share their panels.
+    fn unit(&self, unit: usize) -> (Range<usize>, Range<usize>) {
+        let (panel, chunk) = (unit / self.row_chunks() * TILE_PANELS, unit % self.row_chunks());
+        let row = self.rows.start + chunk * UNIT_ROWS;
+        (row..self.rows.end.min(row + UNIT_ROWS), panel..self.weights.panels().min(panel + TILE_PANELS))
+    }
+}
+
+fn locate<'g, 'a>(groups: &'g [Group<'a>], mut unit: usize) -> (&'g Group<'a>, usize) {
+    for group in groups {
+        match unit.checked_sub(group.units()) {
+            None => return (group, unit),
+            Some(rest) => unit = rest,
+        }
+    }
+    unreachable!("the region has as many units as its groups")
+}
+
+fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'_>) {
+    for group in groups {
+        let weights = group.weights;
+        let width = match epilogue {
+            Epilogue::Store => weights.rows(),
+            Epilogue::SwiGlu { width } => {
+                assert_eq!(weights.rows(), 2 * width.next_multiple_of(PANEL), "gate and up panels in turn");
+                width
+            }
+        };
+        assert!(
+            x.format() == Some(weights.format()) || group.rows.is_empty(),
+            "activations of another format"
+        );
+        assert!(group.rows.end <= x.rows() && group.x_col + weights.cols() <= x.cols(), "group leaves x");
+        assert!(group.y_col + width <= y.stride, "group leaves y's columns");
+        let end = group.rows.end.saturating_sub(1) * y.stride + group.y_col + width;
+        assert!(group.rows.is_empty() || end <= y.values.len(), "group leaves y's rows");
+    }
+    // Each group begins where an earlier one ended, in rows or (same rows) in columns: then no two
+    // groups of the list can overlap, which is what makes the region's writes disjoint.
+    let mut previous: Option<&Group<'_>> = None;
+    for group in groups.iter().filter(|group| !group.rows.is_empty()) {
+        if let Some(before) = previous {
+            let next_rows = before.rows.end <= group.rows.start;
+            let next_cols = before.rows == group.rows && before.y_col + before.weights.rows() <= group.y_col;
+            assert!(next_rows || next_cols, "groups must advance in rows, or in columns of the same rows");
+        }
+        previous = Some(group);
+    }
+}
+
+/// `block [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread.
+fn block_product(
+    isa: Isa,
+    x: &Activations,
+    group: &Group<'_>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    block: &mut [f32],
+) {
+    let weights = group.weights;
+    let cols = weights.padded_cols();
+    let step = if rows.len() <= STREAM_ROWS { cols } else { UNIT_COLS };
+    for first in (0..cols.max(1)).step_by(step.max(1)) {
+        let tile = Tile {
+            x: match x.form() {
+                Form::Floats => Operand::Floats(&x.floats()[rows.start * x.stride() + group.x_col + first..]),
+                Form::Halves => Operand::Halves(&x.halves()[rows.start * x.stride() + group.x_col + first..]),
+            },
+            x_stride: x.stride(),
+            rows: rows.len(),
+            format: weights.format(),
+            weights: &weights.data()
+                [panels.start * weights.panel_bytes()..panels.end * weights.panel_bytes()],
+            panel_bytes: weights.panel_bytes(),
+            first_col: first,
+            panels: panels.len(),
+            cols: step.min(cols - first),
+            accumulate: first > 0,
+        };
+        multiply(isa, &tile, block);
+    }
+}
+
+/// The left operand of a tile, beginning at its first row and column.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    Floats(&'a [f32]),
+    Halves(&'a [u16]),
+}
+
+/// What an ISA multiplies: `rows × (panels · 16) × cols`.
+struct Tile<'a> {
+    /// `[rows, cols]`, rows `x_stride` apart.
+    x: Operand<'a>,
+    x_stride: usize,
+    rows: usize,
+    format: WeightFormat,
+    /// Whole panels, `panel_bytes` apart.
+    weights: &'a [u8],
+    panel_bytes: usize,
+    /// The first of the panels' columns that is multiplied (a multiple of 32 in bf16).
+    first_col: usize,
+    /// 1 to [`TILE_PANELS`].
+    panels: usize,
+    /// A multiple of 32 in bf16.
+    cols: usize,
+    /// Add to the block instead of overwriting it.
+    accumulate: bool,
+}
+
+fn multiply(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) {
+    assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
+    match isa {
+        Isa::Scalar => scalar::multiply(tile, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::multiply(tile, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::multiply(tile, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => match tile.x {
+            Operand::Floats(_) => avx512::multiply(tile, block),
+            Operand::Halves(_) => amx::multiply(tile, block),
+        },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => unreachable!("only the scalar ISA exists on this architecture"),
+    }
+}

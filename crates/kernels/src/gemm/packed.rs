@@ -1,0 +1,252 @@
+//! Weights in the layout the kernels read.
+//!
+//! A matrix `W [rows, cols]` (a checkpoint's `[out_features, in_features]`) is cut into panels of
+//! [`PANEL`] rows. A panel holds its rows side by side, column after column, so that one register
+//! of 16 lanes is one column of 16 outputs and no sum ever crosses lanes:
+//!
+//! ```text
+//! f32   panel = [padded_cols]     × [16 rows] f32
+//! bf16  panel = [padded_cols / 2] × [16 rows] × [2 columns] bf16
+//! ```
+//!
+//! The bf16 order is the one the AMX tile unit multiplies (`tdpbf16ps` takes pairs); AVX-512
+//! widens the same cache line with a shift and a mask. So one copy of the weights serves decode
+//! and prefill on every ISA, and decode reads each panel as one stream from start to end.
+//! Columns are padded with zeroes to a multiple of 2 (kernels walk in pairs), in bf16 of 32 (one tile).
+
+use std::sync::Mutex;
+
+use bytemuck::Pod;
+use fathom_numeric::bf16;
+
+use crate::memory::AlignedBuffer;
+use crate::shared::SharedSlice;
+use crate::{Compute, Scratch};
+
+/// Rows of a panel: outputs computed side by side.
+pub const PANEL: usize = 16;
+
+/// How the weights of a matrix are stored. Quantized formats join here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// 4 bytes per weight, products in f32.
+    F32,
+    /// 2 bytes per weight; activations are rounded to bf16 too, sums are f32.
+    Bf16,
+}
+
+impl WeightFormat {
+    /// Columns are padded to a multiple of this.
+    const fn column_multiple(self) -> usize {
+        match self {
+            WeightFormat::F32 => 2,
+            WeightFormat::Bf16 => 32,
+        }
+    }
+
+    /// Bytes of one stored weight.
+    pub const fn bytes_per_weight(self) -> usize {
+        match self {
+            WeightFormat::F32 => 4,
+            WeightFormat::Bf16 => 2,
+        }
+    }
+
+    /// The format's name as the command line and reports spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            WeightFormat::F32 => "f32",
+            WeightFormat::Bf16 => "bf16",
+        }
+    }
+}
+
+/// A weight matrix `[rows, cols]` in panels.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    format: WeightFormat,
+    rows: usize,
+    cols: usize,
+    data: AlignedBuffer<u8>,
+}
+
+impl PackedMatrix {
+    /// Packs a matrix panel by panel, panels in parallel. `fetch(panel, values)` fills `values`
+    /// `[16, cols]` (zeroed before the call) with rows `16 · panel ..`; rows beyond the matrix
+    /// stay zero. Only one panel per thread is ever held unpacked.
+    ///
+    /// # Errors
+    /// The first error that `fetch` returned.
+    pub fn build<E: Send>(
+        compute: &Compute,
+        format: WeightFormat,
+        [rows, cols]: [usize; 2],
+        fetch: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let mut matrix = Self { format, rows, cols, data: AlignedBuffer::default() };
+        let (panels, panel_bytes) = (matrix.panels(), matrix.panel_bytes());
+        matrix.data = AlignedBuffer::zeroed(panels * panel_bytes);
+        let failure = Mutex::new(None);
+        let data = SharedSlice::new(matrix.data.as_mut_slice());
+        compute.pool.run(panels, |panel, scratch: &mut Scratch| {
+            let [values] = scratch.floats([PANEL * cols]);
+            values.fill(0.0);
+            match fetch(panel, values) {
+                Ok(()) => {
+                    // SAFETY: every panel is one unit's own range.
+                    let packed = unsafe { data.range_mut(panel * panel_bytes, panel_bytes) };
+                    pack_panel(format, values, cols, packed);
+                }
+                Err(error) => {
+                    let mut first = failure.lock().expect("no thread panics while it holds this");
+                    first.get_or_insert(error);
+                }
+            }
+        });
+        match failure.into_inner().expect("no thread panicked") {
+            Some(error) => Err(error),
+            None => Ok(matrix),
+        }
+    }
+
+    /// Packs a row-major matrix that is already in memory.
+    ///
+    /// # Panics
+    /// If `values.len() != rows * cols`.
+    pub fn from_rows(compute: &Compute, format: WeightFormat, shape: [usize; 2], values: &[f32]) -> Self {
+        let [rows, cols] = shape;
+        assert_eq!(values.len(), rows * cols, "values are [{rows}, {cols}]");
+        let fetch = |panel: usize, out: &mut [f32]| {
+            let first = panel * PANEL * cols;
+            let available = (values.len() - first).min(out.len());
+            out[..available].copy_from_slice(&values[first..first + available]);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        match Self::build(compute, format, shape, fetch) {
+            Ok(matrix) => matrix,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How the weights are stored.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Bytes held, padding included.
+    pub fn bytes(&self) -> usize {
+        self.panels() * self.panel_bytes()
+    }
+
+    /// Writes row `row` `[cols]`, as stored, to `out`.
+    ///
+    /// # Panics
+    /// If the row does not exist or `out` is not `[cols]`.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols);
+        let (panel, lane) = (self.panel(row / PANEL), row % PANEL);
+        match self.format {
+            WeightFormat::F32 => {
+                let columns = bytemuck::cast_slice::<u8, f32>(panel).chunks_exact(PANEL);
+                out.iter_mut().zip(columns).for_each(|(out, column)| *out = column[lane]);
+            }
+            WeightFormat::Bf16 => {
+                let pairs = bytemuck::cast_slice::<u8, bf16>(panel).chunks_exact(2 * PANEL);
+                for (out, pair) in out.chunks_mut(2).zip(pairs) {
+                    for (out, weight) in out.iter_mut().zip(&pair[2 * lane..]) {
+                        *out = weight.to_f32();
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.rows.div_ceil(PANEL)
+    }
+
+    pub(crate) fn padded_cols(&self) -> usize {
+        self.cols.next_multiple_of(self.format.column_multiple())
+    }
+
+    pub(crate) fn panel_bytes(&self) -> usize {
+        self.padded_cols() * PANEL * self.format.bytes_per_weight()
+    }
+
+    fn panel(&self, panel: usize) -> &[u8] {
+        &self.data.as_slice()[panel * self.panel_bytes()..][..self.panel_bytes()]
+    }
+
+    pub(crate) fn data(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+}
+
+/// Packs `values` `[16, cols]` into one panel.
+fn pack_panel(format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u8]) {
+    fn scatter<T: Pod>(
+        values: &[f32],
+        cols: usize,
+        packed: &mut [T],
+        pair: usize,
+        convert: impl Fn(f32) -> T,
+    ) {
+        for (lane, row) in values.chunks_exact(cols).enumerate() {
+            for (col, &value) in row.iter().enumerate() {
+                packed[(col / pair) * PANEL * pair + lane * pair + col % pair] = convert(value);
+            }
+        }
+    }
+    match format {
+        WeightFormat::F32 => scatter::<f32>(values, cols, bytemuck::cast_slice_mut(packed), 1, |v| v),
+        WeightFormat::Bf16 => {
+            scatter::<bf16>(values, cols, bytemuck::cast_slice_mut(packed), 2, bf16::from_f32);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn rows_come_back_as_stored() {
+        let compute = Compute::with_isa(Isa::Scalar, 2);
+        for (rows, cols) in [(1, 1), (16, 32), (17, 5), (40, 33)] {
+            let values: Vec<f32> = (0..rows * cols).map(|i| i as f32 * 0.37 - 3.0).collect();
+            for format in [WeightFormat::F32, WeightFormat::Bf16] {
+                let matrix = PackedMatrix::from_rows(&compute, format, [rows, cols], &values);
+                let mut row = vec![0.0; cols];
+                for index in 0..rows {
+                    matrix.read_row(index, &mut row);
+                    for (stored, &value) in row.iter().zip(&values[index * cols..]) {
+                        let expected = match format {
+                            WeightFormat::F32 => value,
+                            WeightFormat::Bf16 => bf16::from_f32(value).to_f32(),
+                        };
+                        assert_eq!(*stored, expected, "{format:?} [{rows}, {cols}] row {index}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_source_is_returned() {
+        let compute = Compute::with_isa(Isa::Scalar, 2);
+        let fetch = |panel: usize, _: &mut [f32]| if panel == 3 { Err("third") } else { Ok(()) };
+        let result = PackedMatrix::build(&compute, WeightFormat::F32, [100, 8], fetch);
+        assert_eq!(result.err(), Some("third"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Hot loops on slices: operation × ISA.
+//!
+//! A kernel takes slices and shapes, checks them once, and runs the best loop that this machine
+//! has. One folder (or file) per operation; inside a folder `mod.rs` holds the contract, the
+//! checks, the choice of ISA and the tests, `scalar.rs` the meaning, and `avx2.rs`, `avx512.rs`,
+//! `amx.rs` the speed. A weight format enters a kernel as a type parameter, so that files are
+//! operation × ISA and never operation × ISA × format.
+//!
+//! | operation | what |
+//! |---|---|
+//! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
+//! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
+//! | [`rmsnorm`], [`rope`], [`swiglu`], [`router`] | the small ones |
+//! | [`roofline`] | what the machine allows: bytes and operations per second |
+//!
+//! Every operation runs on a [`Compute`]: an ISA and a pool of threads that live as long as the
+//! process. Work is cut into units that own their outputs, so results do not depend on the number
+//! of threads. `FATHOM_ISA` forces an ISA; `FATHOM_REQUIRE_ISA` makes a start fail where it is
+//! missing, so that a test run on a weak machine cannot pass emptily.
+//!
+//! **Invariant:** knows no model, reads no file, allocates nothing per call in the steady state.
+//!
+//! **Invariant:** every fast path is tested against `scalar.rs` over odd sizes.
+
+pub mod attention;
+mod compute;
+mod error;
+pub mod gemm;
+mod isa;
+mod math;
+mod memory;
+mod pool;
+pub mod rmsnorm;
+pub mod roofline;
+pub mod rope;
+pub mod router;
+mod shared;
+pub mod swiglu;
+
+pub use compute::Compute;
+pub use error::{Error, Result};
+pub use isa::Isa;
+pub use memory::{AlignedBuffer, Scratch};
+pub use pool::ThreadPool;

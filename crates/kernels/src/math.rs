@@ -1,0 +1,110 @@
+//! Portable arithmetic, written so that compilers turn its loops into vector code, and the means
+//! to compile one loop for every ISA.
+
+use crate::Isa;
+
+/// Runs `body` compiled for `isa`: the closure is inlined into a function with the ISA's features
+/// on, so that the loops in it use its registers.
+#[inline]
+pub(crate) fn vectorized<R>(isa: Isa, body: impl FnOnce() -> R) -> R {
+    match isa {
+        Isa::Scalar => body(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an Isa value other than Scalar exists only after detection.
+        Isa::Avx2 => unsafe { avx2(body) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512(body) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => body(),
+    }
+}
+
+/// # Safety
+/// The CPU has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+/// # Safety
+/// The CPU has AVX-512 F, BW, DQ and VL.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+unsafe fn avx512<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+/// `e^x` to about one unit in the last place; 0 below -87.3, saturating above 88.3.
+///
+/// Cephes' scheme: `x = n·ln 2 + r`, a polynomial in `r`, and `n` put into the exponent. Adding
+/// `1.5·2²³` rounds to an integer and leaves it in the low bits, which needs no conversion.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.3);
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = clamped - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 5.0e-1;
+    let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    let value = (p * r * r + r + 1.0) * scale;
+    if x < -87.3 { 0.0 } else { value }
+}
+
+/// `x · sigmoid(x)`.
+#[inline(always)]
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// Lanes of the partial sums below: what the widest ISA adds at once.
+const LANES: usize = 16;
+
+/// `Σ x²`, in lanes, so that it is one order of sums on every ISA.
+#[inline(always)]
+pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value * value;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_of_the_exact_value() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let (ours, exact) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours / exact - 1.0).abs() < 2.5e-7, "exp({x}) = {ours}, not {exact}");
+            x += 0.0137;
+        }
+        assert_eq!((exp(f32::NEG_INFINITY), exp(-100.0), exp(0.0)), (0.0, 0.0, 1.0));
+    }
+
+    #[test]
+    fn silu_matches_its_definition_on_every_isa() {
+        for isa in Isa::available() {
+            let mut values: Vec<f32> = (-200..200).map(|i| i as f32 * 0.11).collect();
+            let expected: Vec<f64> =
+                values.iter().map(|&x| f64::from(x) / (1.0 + (-f64::from(x)).exp())).collect();
+            vectorized(isa, || values.iter_mut().for_each(|x| *x = silu(*x)));
+            for (a, e) in values.iter().zip(expected) {
+                assert!((f64::from(*a) - e).abs() < 1e-6 * (1.0 + e.abs()), "{isa}: {a} for {e}");
+            }
+        }
+    }
+}

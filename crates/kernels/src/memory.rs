@@ -1,0 +1,96 @@
+//! Memory on cache-line boundaries: packed weights, caches and per-thread scratch.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Bytes of a cache line; one AVX-512 register; one row of an AMX tile.
+pub(crate) const LINE: usize = 64;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; LINE]);
+
+/// A zero-initialised buffer of `T` that begins on a cache line. Pages that were never written
+/// cost no memory: the zeroes come from the operating system.
+pub struct AlignedBuffer<T> {
+    lines: Vec<Line>,
+    len: usize,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Pod> AlignedBuffer<T> {
+    /// `len` zeroes.
+    pub fn zeroed(len: usize) -> Self {
+        let lines = (len * size_of::<T>()).div_ceil(LINE);
+        Self { lines: bytemuck::zeroed_vec(lines), len, element: std::marker::PhantomData }
+    }
+
+    /// Makes room for at least `len` elements. Contents are unspecified (but initialised) after
+    /// growing; the buffer never shrinks.
+    pub fn reserve(&mut self, len: usize) {
+        if len > self.len {
+            *self = Self::zeroed(len);
+        }
+    }
+
+    /// The elements.
+    pub fn as_slice(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    /// The elements, writable.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+impl<T> Default for AlignedBuffer<T> {
+    fn default() -> Self {
+        Self { lines: Vec::new(), len: 0, element: std::marker::PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for AlignedBuffer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AlignedBuffer({} × {} bytes)", self.len, size_of::<T>())
+    }
+}
+
+/// One thread's working memory, kept between calls so that a steady step allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    floats: AlignedBuffer<f32>,
+}
+
+impl Scratch {
+    /// `N` disjoint buffers of the given lengths, each on a cache line. Contents are unspecified.
+    pub fn floats<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
+        let padded = lens.map(|len| len.next_multiple_of(LINE / size_of::<f32>()));
+        self.floats.reserve(padded.iter().sum());
+        let mut rest = self.floats.as_mut_slice();
+        let mut index = 0;
+        lens.map(|len| {
+            let (buffer, tail) = std::mem::take(&mut rest).split_at_mut(padded[index]);
+            rest = tail;
+            index += 1;
+            &mut buffer[..len]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_disjoint_and_kept() {
+        let mut scratch = Scratch::default();
+        let [a, b, c] = scratch.floats([3, 0, 17]);
+        assert_eq!((a.len(), b.len(), c.len()), (3, 0, 17));
+        assert!([a.as_ptr(), c.as_ptr()].iter().all(|p| (*p as usize).is_multiple_of(LINE)));
+        a.fill(1.0);
+        c.fill(2.0);
+        assert_eq!(a, [1.0; 3]);
+        let first = scratch.floats([64])[0].as_ptr();
+        assert_eq!(scratch.floats([8])[0].as_ptr(), first, "no new memory for a smaller request");
+    }
+}

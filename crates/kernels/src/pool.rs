@@ -1,0 +1,246 @@
+//! Threads that live as long as the process and meet in parallel regions.
+//!
+//! A decode step has a dozen regions per layer of some tens of microseconds each, so a worker
+//! spins for a while before it sleeps, and a region costs two atomics per thread. Units are
+//! handed out by a counter: whoever is free takes the next. Since a unit owns its outputs and
+//! computes them alone, the result is the same for any number of threads.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+
+use crate::Scratch;
+
+/// Turns of the spin loop before a waiting worker parks (about a millisecond where `pause` takes 140 cycles).
+const SPINS: usize = 20_000;
+
+type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
+
+/// A fixed set of threads (the caller is one of them) for parallel regions.
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    /// Held during a region: regions of one pool never overlap. Holds the caller's scratch.
+    caller: Mutex<Scratch>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// Counts regions; a worker waits for it to change.
+    region: AtomicUsize,
+    job: UnsafeCell<Option<Job>>,
+    next_unit: AtomicUsize,
+    /// Workers that have not left the current region yet.
+    inside: AtomicUsize,
+    panicked: AtomicBool,
+    stop: AtomicBool,
+    parked: Vec<AtomicBool>,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    work: *const Work<'static>,
+    units: usize,
+}
+
+// SAFETY: `job` is written only by the thread that holds `caller`, while no worker is inside a
+// region, and read by workers after they saw `region` change (release/acquire).
+unsafe impl Sync for Shared {}
+// SAFETY: the pointer in `job` is only followed inside a region, during which it is alive.
+unsafe impl Send for Shared {}
+
+impl ThreadPool {
+    /// A pool of `threads` threads, the calling one included.
+    ///
+    /// # Panics
+    /// If `threads` is 0 or the operating system refuses a thread.
+    pub fn new(threads: usize) -> Self {
+        assert!(threads > 0, "a pool needs at least the calling thread");
+        let shared = Arc::new(Shared {
+            region: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            next_unit: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
+        });
+        let workers = (0..threads - 1)
+            .map(|index| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("fathom-{}", index + 1))
+                    .spawn(move || shared.worker(index))
+                    .expect("the operating system gives a thread at start")
+            })
+            .collect();
+        Self { shared, caller: Mutex::default(), workers }
+    }
+
+    /// Threads that take part in a region.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work(unit, scratch)` once for every unit in `0..units`, on all threads, and returns
+    /// when all are done. `work` must not start another region of the same pool.
+    ///
+    /// # Panics
+    /// If a unit panicked.
+    pub fn run(&self, units: usize, work: impl Fn(usize, &mut Scratch) + Sync) {
+        let mut scratch = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
+        if units <= 1 || self.workers.is_empty() {
+            (0..units).for_each(|unit| work(unit, &mut scratch));
+            return;
+        }
+        let work: &Work<'_> = &work;
+        // SAFETY: only the lifetime is widened; workers drop the pointer before `inside` reaches
+        // 0, and this function does not return (or unwind) before that.
+        let work: *const Work<'static> = unsafe { std::mem::transmute(work) };
+        let shared = &*self.shared;
+        // SAFETY: no worker is inside a region (the last `run` waited), and `caller` is held.
+        unsafe { *shared.job.get() = Some(Job { work, units }) };
+        shared.next_unit.store(0, Ordering::Relaxed);
+        shared.inside.store(self.workers.len(), Ordering::Relaxed);
+        shared.region.fetch_add(1, Ordering::SeqCst);
+        for (parked, worker) in shared.parked.iter().zip(&self.workers) {
+            if parked.load(Ordering::SeqCst) {
+                worker.thread().unpark();
+            }
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_units(&mut scratch)));
+        shared.wait_until_empty();
+        if let Err(panic) = outcome {
+            resume_unwind(panic);
+        }
+        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a unit of a parallel region panicked");
+    }
+}
+
+impl Shared {
+    fn worker(&self, index: usize) {
+        let mut scratch = Scratch::default();
+        let mut seen = 0;
+        loop {
+            seen = self.wait_for_region(index, seen);
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            if catch_unwind(AssertUnwindSafe(|| self.take_units(&mut scratch))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.inside.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn wait_for_region(&self, index: usize, seen: usize) -> usize {
+        for _ in 0..SPINS {
+            let region = self.region.load(Ordering::Acquire);
+            if region != seen {
+                return region;
+            }
+            std::hint::spin_loop();
+        }
+        // Announce first, look again, then sleep: a region that starts in between sees the flag.
+        self.parked[index].store(true, Ordering::SeqCst);
+        loop {
+            let region = self.region.load(Ordering::SeqCst);
+            if region != seen {
+                self.parked[index].store(false, Ordering::Relaxed);
+                return region;
+            }
+            std::thread::park();
+        }
+    }
+
+    fn take_units(&self, scratch: &mut Scratch) {
+        // SAFETY: written before `region` changed; not written again while anybody is inside.
+        let Some(job) = (unsafe { *self.job.get() }) else { return };
+        loop {
+            let unit = self.next_unit.fetch_add(1, Ordering::Relaxed);
+            if unit >= job.units {
+                return;
+            }
+            // SAFETY: `run` keeps the closure alive until every thread has left the region.
+            unsafe { (*job.work)(unit, scratch) };
+        }
+    }
+
+    fn wait_until_empty(&self) {
+        let mut turns = 0usize;
+        while self.inside.load(Ordering::Acquire) != 0 {
+            turns += 1;
+            if turns.is_multiple_of(SPINS) {
+                // More runnable threads than processors: let the straggler have this one.
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.region.fetch_add(1, Ordering::SeqCst);
+        self.workers.iter().map(JoinHandle::thread).for_each(Thread::unpark);
+        for worker in self.workers.drain(..) {
+            // A worker catches its panics, so joining cannot fail.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for ThreadPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ThreadPool({} threads)", self.threads())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn every_unit_runs_once_in_every_region() {
+        for threads in [1, 2, 5] {
+            let pool = ThreadPool::new(threads);
+            for units in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicU32> = (0..units).map(|_| AtomicU32::new(0)).collect();
+                for _ in 0..50 {
+                    pool.run(units, |unit, _| {
+                        counts[unit].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 50));
+            }
+        }
+    }
+
+    #[test]
+    fn a_parked_worker_wakes_up() {
+        let pool = ThreadPool::new(2);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            let seen = AtomicU32::new(0);
+            pool.run(64, |_, _| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(seen.into_inner(), 64);
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = ThreadPool::new(3);
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(100, |unit, _| assert_ne!(unit, 57))));
+        assert!(result.is_err());
+        let seen = AtomicU32::new(0);
+        pool.run(10, |_, _| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(seen.into_inner(), 10);
+    }
+}

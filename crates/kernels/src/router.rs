@@ -1,0 +1,229 @@
+//! The gate: which experts a token goes to, and with what weight.
+//!
+//! V2 (§2.1.2, §2.2.1): softmax affinities, top-k of all (`greedy`) or of the groups with the
+//! highest single affinity (`group_limited_greedy`). V3 (§2.1.2): sigmoid affinities, choice by
+//! affinity plus a correction bias, groups ranked by the sum of their two best (`noaux_tc`),
+//! weights from the unbiased affinities.
+
+use crate::Compute;
+use crate::shared::SharedSlice;
+
+/// Tokens handed to one unit.
+const UNIT_TOKENS: usize = 16;
+
+/// `scoring_func`: affinity of a token and an expert from the gate's logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scoring {
+    /// Softmax over all experts.
+    Softmax,
+    /// Sigmoid of each logit.
+    Sigmoid,
+}
+
+/// `topk_method`: how experts are chosen from affinities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopkMethod {
+    /// The `num_experts_per_tok` best.
+    Greedy,
+    /// The best within `topk_group` groups, ranked by their best affinity.
+    GroupLimitedGreedy,
+    /// As above on affinity + bias, groups ranked by the sum of their two best.
+    NoauxTc,
+}
+
+/// The gate of one model.
+#[derive(Clone, Debug)]
+pub struct Router {
+    /// `scoring_func`.
+    pub scoring: Scoring,
+    /// `topk_method`.
+    pub method: TopkMethod,
+    /// `n_routed_experts`.
+    pub experts: usize,
+    /// `num_experts_per_tok`.
+    pub top_k: usize,
+    /// `n_group`.
+    pub groups: usize,
+    /// `topk_group`.
+    pub top_groups: usize,
+    /// Divide the chosen weights by their sum.
+    pub normalize: bool,
+    /// Multiply the weights (after normalisation).
+    pub scale: f32,
+}
+
+impl Router {
+    /// Routes tokens by their gate `logits [tokens, experts]`: `ids` and `weights`
+    /// `[tokens, top_k]`, sorted by expert id. `bias [experts]` is
+    /// `e_score_correction_bias` (used by `noaux_tc` for the choice only). Ties go to the lower id.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn route(
+        &self,
+        compute: &Compute,
+        logits: &[f32],
+        bias: &[f32],
+        ids: &mut [u32],
+        weights: &mut [f32],
+    ) {
+        let tokens = logits.len() / self.experts;
+        assert!(logits.len() == tokens * self.experts);
+        assert!(ids.len() == tokens * self.top_k && weights.len() == ids.len());
+        assert!(self.method != TopkMethod::NoauxTc || bias.len() == self.experts);
+        let (ids, weights) = (SharedSlice::new(ids), SharedSlice::new(weights));
+        compute.pool.run(tokens.div_ceil(UNIT_TOKENS), |unit, scratch| {
+            let [affinity, choice] = scratch.floats([self.experts, self.experts]);
+            for token in unit * UNIT_TOKENS..tokens.min((unit + 1) * UNIT_TOKENS) {
+                // SAFETY: every token belongs to one unit.
+                let (ids, weights) = unsafe {
+                    (
+                        ids.range_mut(token * self.top_k, self.top_k),
+                        weights.range_mut(token * self.top_k, self.top_k),
+                    )
+                };
+                self.score(&logits[token * self.experts..][..self.experts], affinity);
+                choice.copy_from_slice(affinity);
+                if self.method == TopkMethod::NoauxTc {
+                    choice.iter_mut().zip(bias).for_each(|(choice, bias)| *choice += bias);
+                }
+                if self.method != TopkMethod::Greedy {
+                    self.mask_groups(choice);
+                }
+                take_best(choice, ids);
+                self.weigh(affinity, ids, weights);
+            }
+        });
+    }
+
+    fn score(&self, logits: &[f32], affinity: &mut [f32]) {
+        match self.scoring {
+            Scoring::Sigmoid => {
+                affinity.iter_mut().zip(logits).for_each(|(a, logit)| *a = 1.0 / (1.0 + (-logit).exp()));
+            }
+            Scoring::Softmax => {
+                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                affinity.iter_mut().zip(logits).for_each(|(a, logit)| *a = (logit - max).exp());
+                let sum: f32 = affinity.iter().sum();
+                affinity.iter_mut().for_each(|a| *a /= sum);
+            }
+        }
+    }
+
+    /// Sets the choice of every expert outside the best groups to -∞.
+    fn mask_groups(&self, choice: &mut [f32]) {
+        let size = self.experts / self.groups;
+        let rank = |group: &[f32]| {
+            let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+            for &value in group {
+                (first, second) = if value > first { (value, first) } else { (first, second.max(value)) };
+            }
+            match self.method {
+                TopkMethod::NoauxTc if size > 1 => first + second,
+                _ => first,
+            }
+        };
+        // A group stays if fewer than `top_groups` groups come before it: no memory is needed.
+        let mut kept = [0u64; 16];
+        assert!(self.groups <= 64 * kept.len(), "at most 1024 groups");
+        for group in 0..self.groups {
+            let own = rank(&choice[group * size..][..size]);
+            let before = |other: usize| {
+                let rank = rank(&choice[other * size..][..size]);
+                rank > own || (rank == own && other < group)
+            };
+            if (0..self.groups).filter(|&other| before(other)).count() < self.top_groups {
+                kept[group / 64] |= 1 << (group % 64);
+            }
+        }
+        for group in (0..self.groups).filter(|group| kept[group / 64] & 1 << (group % 64) == 0) {
+            choice[group * size..][..size].fill(f32::NEG_INFINITY);
+        }
+    }
+
+    fn weigh(&self, affinity: &[f32], ids: &[u32], weights: &mut [f32]) {
+        for (weight, &id) in weights.iter_mut().zip(ids) {
+            *weight = affinity[id as usize];
+        }
+        if self.normalize {
+            let sum = weights.iter().sum::<f32>() + 1e-20;
+            weights.iter_mut().for_each(|weight| *weight /= sum);
+        }
+        weights.iter_mut().for_each(|weight| *weight *= self.scale);
+    }
+}
+
+/// The ids of the largest values, in ascending order of id.
+fn take_best(choice: &mut [f32], ids: &mut [u32]) {
+    for id in ids.iter_mut() {
+        let mut best = 0;
+        for (index, value) in choice.iter().enumerate() {
+            // NaN marks what was taken: no comparison with it is true.
+            if *value > choice[best] || choice[best].is_nan() {
+                best = index;
+            }
+        }
+        *id = best as u32;
+        choice[best] = f32::NAN;
+    }
+    ids.sort_unstable();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    fn route(router: &Router, logits: &[f32], bias: &[f32]) -> (Vec<u32>, Vec<f32>) {
+        let tokens = logits.len() / router.experts;
+        let mut ids = vec![0; tokens * router.top_k];
+        let mut weights = vec![0.0; ids.len()];
+        router.route(&Compute::with_isa(Isa::Scalar, 2), logits, bias, &mut ids, &mut weights);
+        (ids, weights)
+    }
+
+    fn router(method: TopkMethod, scoring: Scoring) -> Router {
+        Router {
+            scoring,
+            method,
+            experts: 6,
+            top_k: 2,
+            groups: 3,
+            top_groups: 1,
+            normalize: false,
+            scale: 1.0,
+        }
+    }
+
+    #[test]
+    fn greedy_takes_the_best_of_all_and_ties_go_to_the_lower_id() {
+        let router = router(TopkMethod::Greedy, Scoring::Softmax);
+        let (ids, weights) = route(&router, &[0.0, 3.0, 1.0, 3.0, 0.0, 3.0], &[]);
+        assert_eq!(ids, [1, 3]);
+        let sum = 3.0 * 3f32.exp() + 1f32.exp() + 2.0;
+        assert!(weights.iter().all(|w| (w - 3f32.exp() / sum).abs() < 1e-6));
+    }
+
+    #[test]
+    fn groups_are_ranked_by_one_or_by_two_experts() {
+        // Group 0 has the best single expert, group 2 the best pair.
+        let logits = [5.0, -9.0, 0.0, 0.0, 4.0, 4.0];
+        let greedy = router(TopkMethod::GroupLimitedGreedy, Scoring::Softmax);
+        assert_eq!(route(&greedy, &logits, &[]).0, [0, 1]);
+        let noaux = router(TopkMethod::NoauxTc, Scoring::Sigmoid);
+        assert_eq!(route(&noaux, &logits, &[0.0; 6]).0, [4, 5]);
+    }
+
+    #[test]
+    fn the_bias_chooses_but_does_not_weigh() {
+        let mut router = router(TopkMethod::NoauxTc, Scoring::Sigmoid);
+        (router.normalize, router.scale, router.groups) = (true, 2.5, 1);
+        let (ids, weights) =
+            route(&router, &[0.0, 0.0, 0.0, 0.0, 1.0, -1.0], &[0.0, 0.0, 9.0, 0.0, 0.0, 9.0]);
+        assert_eq!(ids, [2, 5]);
+        let (a, b) = (0.5, 1.0 / (1.0 + 1f32.exp()));
+        assert!(
+            (weights[0] - 2.5 * a / (a + b)).abs() < 1e-6 && (weights[1] - 2.5 * b / (a + b)).abs() < 1e-6
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Words: tokenizer, chat template, streaming detokenization, reasoning.

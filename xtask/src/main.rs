@@ -1,0 +1,2 @@
+//! What a reviewer would run.
+fn main() {}
