@@ -1,0 +1,125 @@
+//! Rows of the latent cache, in blocks that a sequence need not own side by side.
+
+use std::ops::Range;
+
+use fathom_numeric::bf16;
+
+use crate::Isa;
+use crate::math::vectorized;
+use crate::memory::AlignedBuffer;
+
+/// Tokens of one cache block.
+pub const BLOCK_TOKENS: usize = 64;
+
+/// How cached numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheFormat {
+    /// 4 bytes per number.
+    F32,
+    /// 2 bytes per number.
+    Bf16,
+}
+
+impl CacheFormat {
+    /// Bytes of one cached number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            CacheFormat::F32 => 4,
+            CacheFormat::Bf16 => 2,
+        }
+    }
+}
+
+/// One layer's cache: `[blocks, 64 tokens, width]`, `width = kv_lora_rank + qk_rope_head_dim`.
+#[derive(Debug)]
+pub struct LatentRows {
+    width: usize,
+    rows: Stored,
+}
+
+#[derive(Debug)]
+enum Stored {
+    F32(AlignedBuffer<f32>),
+    Bf16(AlignedBuffer<u16>),
+}
+
+impl LatentRows {
+    /// Room for `blocks` blocks of rows of `width` numbers; memory is taken from the operating
+    /// system when a block is first written.
+    pub fn new(format: CacheFormat, blocks: usize, width: usize) -> Self {
+        let len = blocks * BLOCK_TOKENS * width;
+        let rows = match format {
+            CacheFormat::F32 => Stored::F32(AlignedBuffer::zeroed(len)),
+            CacheFormat::Bf16 => Stored::Bf16(AlignedBuffer::zeroed(len)),
+        };
+        Self { width, rows }
+    }
+
+    /// Stores `values [width]` as token `position` of the sequence whose blocks are `block_table`.
+    ///
+    /// # Panics
+    /// If the position has no block or `values` is not one row.
+    pub fn write(&mut self, block_table: &[u32], position: usize, values: &[f32]) {
+        assert_eq!(values.len(), self.width);
+        let first = row_start(block_table, position, self.width);
+        match &mut self.rows {
+            Stored::F32(rows) => rows.as_mut_slice()[first..first + values.len()].copy_from_slice(values),
+            Stored::Bf16(rows) => {
+                let rows = &mut rows.as_mut_slice()[first..first + values.len()];
+                rows.iter_mut().zip(values).for_each(|(row, &value)| *row = bf16::from_f32(value).to_bits());
+            }
+        }
+    }
+
+    /// The rows of one sequence.
+    pub fn sequence<'a>(&'a self, block_table: &'a [u32]) -> CachedRows<'a> {
+        CachedRows { layer: self, block_table }
+    }
+}
+
+fn row_start(block_table: &[u32], position: usize, width: usize) -> usize {
+    (block_table[position / BLOCK_TOKENS] as usize * BLOCK_TOKENS + position % BLOCK_TOKENS) * width
+}
+
+/// One sequence's rows of one layer's cache.
+#[derive(Clone, Copy, Debug)]
+pub struct CachedRows<'a> {
+    layer: &'a LatentRows,
+    block_table: &'a [u32],
+}
+
+impl CachedRows<'_> {
+    /// Numbers per row.
+    pub fn width(&self) -> usize {
+        self.layer.width
+    }
+
+    /// Tokens that have a block.
+    pub fn capacity(&self) -> usize {
+        self.block_table.len() * BLOCK_TOKENS
+    }
+
+    /// Copies columns `cols` of tokens `tokens` to `out [tokens, cols]`, as f32.
+    ///
+    /// # Panics
+    /// If a token has no block or `out` is too small.
+    pub fn read(&self, isa: Isa, tokens: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let out = out.chunks_exact_mut(cols.len()).take(tokens.len());
+        assert_eq!(out.len(), tokens.len());
+        for (token, out) in tokens.zip(out) {
+            let first = row_start(self.block_table, token, self.layer.width);
+            let row = first + cols.start..first + cols.end;
+            match &self.layer.rows {
+                Stored::F32(rows) => out.copy_from_slice(&rows.as_slice()[row]),
+                Stored::Bf16(rows) => {
+                    let row = &rows.as_slice()[row];
+                    vectorized(isa, || {
+                        out.iter_mut()
+                            .zip(row)
+                            .for_each(|(out, &bits)| *out = f32::from_bits(u32::from(bits) << 16));
+                    });
+                }
+            }
+        }
+    }
+}
