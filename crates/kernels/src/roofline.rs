@@ -1,1 +1,329 @@
-//! What the machine allows.
+//! What the machine allows: bytes read and operations done per second, by the whole pool.
+//!
+//! A kernel's speed means little beside another's; it means something as a fraction of these.
+//! Measure in the same sitting as what is compared: shared machines drift by tens of per cent.
+//!
+//! Every measurement is one parallel region in which each thread has its own share of the work. It
+//! consists of passes; a pass lasts from the first thread's start to the last one's end.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, WeightFormat, gemm};
+use crate::{AlignedBuffer, Compute, Isa, math};
+
+/// Passes that are measured even if the time is over before.
+const PASSES_MIN: usize = 3;
+
+/// Streams that a thread reads at once: what the packed matrix product does.
+const STREAMS: usize = 4;
+
+/// How far ahead of its use a line is prefetched, in bytes.
+const AHEAD: usize = 1024;
+
+/// 64-bit words of a cache line.
+const LINE: usize = 8;
+
+/// How often something happens per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// In the fastest pass: what the machine can do.
+    pub best: f64,
+    /// In the middle one: what it did while others may have used it too.
+    pub median: f64,
+}
+
+impl Rate {
+    /// The rates of single passes, at least one.
+    fn of(mut passes: Vec<f64>) -> Self {
+        passes.sort_by(f64::total_cmp);
+        Self { best: passes[passes.len() - 1], median: passes[(passes.len() - 1) / 2] }
+    }
+}
+
+/// Bytes per second that all threads read from memory together, for about `seconds`.
+///
+/// Reads a buffer of `bytes` (rounded up to whole lines per thread and stream) from start to end
+/// again and again; each thread allocates and first touches its own share, so that it lies in the
+/// thread's memory node. For the bandwidth of DRAM, `bytes` must be many times the last-level
+/// cache: 2 GiB, or a quarter of the free memory where there is less.
+pub fn read_bandwidth(compute: &Compute, bytes: usize, seconds: f64) -> Rate {
+    let words = bytes.div_ceil(size_of::<u64>() * compute.pool.threads());
+    let stream = words.div_ceil(STREAMS).next_multiple_of(LINE);
+    let share = || {
+        let mut share = AlignedBuffer::<u64>::zeroed(STREAMS * stream);
+        share.as_mut_slice().fill(1);
+        share
+    };
+    measure(compute, seconds, share, |share| {
+        black_box(math::vectorized(compute.isa, || sum(share.as_slice(), stream)));
+        size_of_val(share.as_slice()) as f64
+    })
+}
+
+/// The sum of all words of four streams of `stream` words, one line of each at a time.
+#[inline(always)]
+fn sum(words: &[u64], stream: usize) -> u64 {
+    let mut sums = [[0u64; LINE]; STREAMS];
+    let mut streams = words.chunks_exact(stream).map(|stream| stream.as_chunks::<LINE>().0);
+    let streams: [&[[u64; LINE]]; STREAMS] = std::array::from_fn(|_| streams.next().unwrap_or_default());
+    for line in 0..stream / LINE {
+        for (sums, stream) in sums.iter_mut().zip(streams) {
+            prefetch(&raw const stream[line]);
+            for (sum, word) in sums.iter_mut().zip(&stream[line]) {
+                *sum = sum.wrapping_add(*word);
+            }
+        }
+    }
+    sums.as_flattened().iter().fold(0, |sum, word| sum.wrapping_add(*word))
+}
+
+/// Asks for the line [`AHEAD`] of `line`.
+#[inline(always)]
+fn prefetch(line: *const [u64; LINE]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it may point anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(AHEAD).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multiplier {
+    /// f32 vectors of the ISA: fused multiply and add, or in [`Isa::Scalar`] (which has no fused
+    /// one) a product and a sum.
+    F32,
+    /// The AMX tile unit in bf16.
+    Bf16Tiles,
+}
+
+/// Operations per second (a product and a sum are two) that all threads do together, for about
+/// `seconds`, with operands that never leave the registers. `None` if the ISA has no such
+/// multiplier.
+pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) -> Option<Rate> {
+    let burst: fn(Isa) -> f64 = match multiplier {
+        Multiplier::F32 => multiply_f32,
+        #[cfg(target_arch = "x86_64")]
+        Multiplier::Bf16Tiles if compute.isa >= Isa::Amx => |_| crate::gemm::amx_multiply_in_registers(500),
+        Multiplier::Bf16Tiles => return None,
+    };
+    // Long enough that threads starting apart do not matter.
+    let pass = Duration::from_secs_f64((seconds / PASSES_MIN as f64).clamp(0.0, 0.05));
+    let burst_for_a_while = |(): &mut ()| {
+        let (started, mut operations) = (Instant::now(), 0.0);
+        while operations == 0.0 || started.elapsed() < pass {
+            operations += burst(compute.isa);
+        }
+        operations
+    };
+    Some(measure(compute, seconds, || (), burst_for_a_while))
+}
+
+/// Some tens of microseconds of multiplications; returns how many operations.
+fn multiply_f32(isa: Isa) -> f64 {
+    const TURNS: usize = 20_000;
+    let lanes = match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an Isa value other than Scalar exists only after detection.
+        Isa::Avx512 | Isa::Amx => unsafe { in_registers::avx512(TURNS) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { in_registers::avx2(TURNS) },
+        _ => in_registers::scalar(TURNS),
+    };
+    2.0 * (TURNS * lanes) as f64
+}
+
+/// Twelve chains of `sum = sum · a + b`: two units with a latency of four to five cycles need ten.
+/// Each returns the lanes of a turn.
+mod in_registers {
+    use std::hint::black_box;
+
+    const CHAINS: usize = 12;
+
+    /// Operands whose chain converges to 1, far from denormals and infinities.
+    fn operands() -> (f32, f32) {
+        black_box((0.5, 0.5))
+    }
+
+    pub(super) fn scalar(turns: usize) -> usize {
+        const LANES: usize = 4;
+        let ((a, b), mut sums) = (operands(), [[0.0f32; LANES]; CHAINS]);
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = sum.map(|sum| sum * a + b);
+            }
+        }
+        black_box(sums);
+        CHAINS * LANES
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2(turns: usize) -> usize {
+        use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps};
+        let ((a, b), mut sums) = (operands(), [_mm256_setzero_ps(); CHAINS]);
+        let (a, b) = (_mm256_set1_ps(a), _mm256_set1_ps(b));
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        CHAINS * 8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn avx512(turns: usize) -> usize {
+        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};
+        let ((a, b), mut sums) = (operands(), [_mm512_setzero_ps(); CHAINS]);
+        let (a, b) = (_mm512_set1_ps(a), _mm512_set1_ps(b));
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        CHAINS * 16
+    }
+}
+
+/// Operations per second of our own [`gemm`], `y [m, n] = x [m, k] · Wᵀ`, for about `seconds`;
+/// activations are prepared beforehand, the same weights serve every pass.
+pub fn gemm_rate(compute: &Compute, format: WeightFormat, [m, n, k]: [usize; 3], seconds: f64) -> Rate {
+    let number = |index: usize| (index * 37 % 255) as f32 / 128.0 - 1.0;
+    let fill = |panel: usize, values: &mut [f32]| {
+        values.iter_mut().enumerate().for_each(|(i, value)| *value = number(panel + i));
+        Ok::<(), std::convert::Infallible>(())
+    };
+    let weights = match PackedMatrix::build(compute, format, [n, k], fill) {
+        Ok(weights) => weights,
+        Err(never) => match never {},
+    };
+    let x: Vec<f32> = (0..m * k).map(number).collect();
+    let mut activations = Activations::default();
+    activations.prepare(compute, format, Rows::dense(&x, k));
+    let mut y = vec![0.0; m * n];
+    let groups = [Group::whole(&weights, &activations)];
+    let (started, mut rates) = (Instant::now(), Vec::new());
+    while rates.len() < PASSES_MIN || started.elapsed().as_secs_f64() < seconds {
+        let pass = Instant::now();
+        gemm(compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: n });
+        rates.push(2.0 * (m * n * k) as f64 / elapsed(pass, Instant::now()));
+    }
+    Rate::of(rates)
+}
+
+/// Lets every thread of the pool run `pass` on a state of its own (made by the thread itself), all
+/// together, until `seconds` are over. `pass` returns how much it did.
+fn measure<S>(
+    compute: &Compute,
+    seconds: f64,
+    state: impl Fn() -> S + Sync,
+    pass: impl Fn(&mut S) -> f64 + Sync,
+) -> Rate {
+    let threads = compute.pool.threads();
+    // The barrier also makes each thread take exactly one unit.
+    let (barrier, over) = (Barrier::new(threads), AtomicBool::new(false));
+    let records = Mutex::new(Vec::with_capacity(threads));
+    let rates = Mutex::new(Vec::new());
+    compute.pool.run(threads, |_, _| {
+        let mut state = state();
+        barrier.wait();
+        let begun = Instant::now();
+        while !over.load(Ordering::Acquire) {
+            barrier.wait();
+            let start = Instant::now();
+            let work = pass(&mut state);
+            let end = Instant::now();
+            lock(&records).push((start, end, work));
+            if barrier.wait().is_leader() {
+                let (mut records, mut rates) = (lock(&records), lock(&rates));
+                rates.extend(rate(&records));
+                records.clear();
+                let enough = rates.len() >= PASSES_MIN && begun.elapsed().as_secs_f64() >= seconds;
+                over.store(enough, Ordering::Release);
+            }
+            // Nobody looks at `over` before the leader has written it.
+            barrier.wait();
+        }
+    });
+    Rate::of(rates.into_inner().expect("no thread panicked"))
+}
+
+/// The rate of one pass, from every thread's start, end and work.
+fn rate(records: &[(Instant, Instant, f64)]) -> Option<f64> {
+    let start = records.iter().map(|record| record.0).min()?;
+    let end = records.iter().map(|record| record.1).max()?;
+    Some(records.iter().map(|record| record.2).sum::<f64>() / elapsed(start, end))
+}
+
+/// Seconds between two moments, never 0: clocks are coarse on some machines.
+fn elapsed(start: Instant, end: Instant) -> f64 {
+    (end - start).as_secs_f64().max(1e-9)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics while it holds this")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(rate: Rate, case: &str) {
+        assert!(rate.best.is_finite() && rate.median > 0.0 && rate.best >= rate.median, "{case}: {rate:?}");
+    }
+
+    #[test]
+    fn rates_are_positive_numbers_on_every_isa() {
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let compute = Compute::with_isa(isa, threads);
+                for bytes in [1, 1 << 20] {
+                    check(read_bandwidth(&compute, bytes, 0.0), &format!("{isa} read"));
+                }
+                let multiply = multiply_rate(&compute, Multiplier::F32, 0.001).expect("always there");
+                check(multiply, &format!("{isa} multiply"));
+                check(gemm_rate(&compute, WeightFormat::Bf16, [2, 17, 33], 0.0), &format!("{isa} gemm"));
+                let tiles = multiply_rate(&compute, Multiplier::Bf16Tiles, 0.001);
+                assert_eq!(tiles.is_some(), isa == Isa::Amx);
+            }
+        }
+    }
+
+    #[test]
+    fn every_thread_takes_part_in_every_pass() {
+        let compute = Compute::with_isa(Isa::Scalar, 4);
+        let passes = Mutex::new(Vec::new());
+        let counts = || 0;
+        measure(&compute, 0.0, counts, |count| {
+            *count += 1;
+            lock(&passes).push((std::thread::current().id(), *count));
+            1.0
+        });
+        let passes = passes.into_inner().expect("no thread panicked");
+        let threads: std::collections::HashSet<_> = passes.iter().map(|pass| pass.0).collect();
+        assert_eq!((threads.len(), passes.len()), (4, 4 * PASSES_MIN));
+    }
+
+    #[test]
+    fn the_sum_reads_every_word_once() {
+        let stream = 3 * LINE;
+        let words: Vec<u64> = (0..(STREAMS * stream) as u64).map(|i| i * i).collect();
+        assert_eq!(sum(&words, stream), words.iter().sum());
+    }
+
+    #[test]
+    fn best_and_median() {
+        assert_eq!(Rate::of(vec![3.0, 1.0, 9.0, 2.0]), Rate { best: 9.0, median: 2.0 });
+    }
+}

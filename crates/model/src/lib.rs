@@ -1,1 +1,49 @@
-//! The mathematics of the papers, once.
+//! The mathematics of the papers, once: configuration, MLA, DeepSeekMoE, MTP, YaRN.
+//!
+//! A [`Config`] (Hugging Face's `config.json`, field for field) and a checkpoint become a
+//! [`Model`]: packed weights that everybody reads. [`Model::forward`] takes the next tokens of
+//! any number of sequences, writes their latents to a [`LatentCache`], and returns logits. Read it
+//! top-down: `transformer.rs` (the pass), `mla.rs` (attention in both forms, and when which),
+//! `moe.rs` (experts), `mtp.rs`; `config/` (fields and what they mean), `manifest.rs` (every
+//! tensor a configuration has), `load.rs` (checkpoint to packed weights), `accounting.rs`
+//! (parameters, bytes and operations, counted from the configuration alone), `synthesize.rs`
+//! (random checkpoints of any configuration).
+//!
+//! Paper symbols, HF's names and ours are side by side in `docs/glossary.md`.
+//!
+//! **Invariant:** knows no request, no clock and no money; text never appears.
+//!
+//! **Invariant:** one equation stands in one place; where serving needs a second form, it stands
+//! beside the first and a test demands equality.
+//!
+//! **Invariant:** everything from outside is checked at load; a forward pass re-checks only what
+//! its caller chose (tokens, lengths).
+#![forbid(unsafe_code)]
+
+pub mod accounting;
+mod batch;
+mod cache;
+pub mod config;
+mod error;
+mod load;
+pub mod manifest;
+mod mla;
+mod moe;
+mod mtp;
+mod observe;
+pub mod presets;
+pub mod synthesize;
+mod transformer;
+mod weights;
+mod workspace;
+
+pub use batch::{LogitRows, Segment};
+pub use cache::{LatentCache, Sequence};
+pub use config::Config;
+pub use error::{Error, Result};
+pub use load::{LoadOptions, Progress};
+pub use mla::{AttentionForm, cheaper_form};
+pub use mtp::MtpSegment;
+pub use observe::{Observed, Observer, Routing};
+pub use transformer::{ForwardOptions, Model};
+pub use workspace::Workspace;

@@ -1,1 +1,48 @@
 //! Words: tokenizer, chat template, streaming detokenization, reasoning.
+//!
+//! A model maps token ids to token ids. This crate is everything between those ids and the text that
+//! people read and write, each part one module:
+//!
+//! - [`Tokenizer`] encodes and decodes exactly as Hugging Face does, from a model folder's
+//!   `tokenizer.json` and `tokenizer_config.json` ([`TokenizerConfig`]);
+//! - [`StreamDecoder`] turns ids into text one at a time, as they are sampled;
+//! - [`ChatTemplate`] renders [`Message`]s into the prompt that the model was trained on;
+//! - [`ReasoningSplitter`] separates `<think> … </think>` from the answer while the text streams;
+//! - [`GenerationConfig`] is what the model's authors recommend for sampling.
+//!
+//! ```text
+//! messages -> ChatTemplate -> prompt -> Tokenizer -> ids -> (the model) -> ids
+//!                                                                          |
+//!                      reasoning, answer <- ReasoningSplitter <- StreamDecoder
+//! ```
+//!
+//! **Invariant:** knows nothing of weights, tensors or devices.
+//!
+//! **Invariant:** every file is untrusted: wrong content is an [`Error`] that names file and field, never
+//! a panic, and a chat template runs with a bounded budget of work.
+//!
+//! **Invariant:** streamed pieces, concatenated, equal the text decoded in one go, and each piece is
+//! whole UTF-8 that is never taken back.
+
+#![forbid(unsafe_code)]
+
+mod byte_level;
+mod chat;
+mod config;
+mod error;
+mod files;
+mod generation_config;
+mod python;
+mod reasoning;
+mod stream;
+mod template;
+mod tokenizer;
+
+pub use chat::{ChatInput, Message};
+pub use config::{NamedTemplate, SpecialTokens, TokenizerConfig};
+pub use error::{Error, Result};
+pub use generation_config::GenerationConfig;
+pub use reasoning::{Piece, ReasoningSplitter};
+pub use stream::StreamDecoder;
+pub use template::ChatTemplate;
+pub use tokenizer::Tokenizer;

@@ -132,8 +132,8 @@ impl Unit<'_> {
         sums: &mut [f32],
     ) {
         let (isa, Shape { heads, nope, rope, value, scale }) = (self.compute.isa, self.shape);
-        let q = &q.values[self.range.start * q.stride + self.head * (nope + rope)..];
-        let (q_stride, key_stride) = (self.stride(), heads * (nope + value));
+        let (q_stride, key_stride) = (q.stride, heads * (nope + value));
+        let q = &q.values[self.range.start * q_stride + self.head * (nope + rope)..];
         // Keys that the last of these queries sees.
         let seen = (self.first_position + self.range.end).saturating_sub(keys.first).min(self.count);
         for first in (0..seen).step_by(KEYS) {
@@ -158,9 +158,5 @@ impl Unit<'_> {
             let values = Matrix::new(&expanded[nope..], len, key_stride);
             mix(isa, Matrix::new(weights, rows, len), values, value, sums);
         }
-    }
-
-    fn stride(&self) -> usize {
-        self.shape.heads * (self.shape.nope + self.shape.rope)
     }
 }

@@ -33,7 +33,7 @@ pub use activations::{Activations, Rows};
 pub use packed::{PANEL, PackedMatrix, WeightFormat};
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::available as amx_available;
+pub(crate) use amx::{available as amx_available, multiply_in_registers as amx_multiply_in_registers};
 
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
@@ -76,7 +76,7 @@ impl<'a> Group<'a> {
 /// What happens to a block of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
-    /// `y = x · Wᵀ`.
+    /// `y = x · Wᵀ` (+ bias).
     Store,
     /// `W` holds panels of gate and up projections in turn (gate panel 0, up panel 0, gate panel
     /// 1, …): `y = silu(gate) · up`, half as wide as `W` has rows.
@@ -112,6 +112,11 @@ pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: 
         let width = panels.len() * PANEL;
         let [block] = scratch.floats([rows.len() * width]);
         block_product(compute.isa, x, group, rows.clone(), panels.clone(), block);
+        if let Some(bias) = group.weights.bias(panels.clone()) {
+            for row in block.chunks_exact_mut(width) {
+                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+            }
+        }
         for (row, values) in rows.zip(block.chunks_exact(width)) {
             let (first, len) = match epilogue {
                 Epilogue::Store => {

@@ -14,6 +14,7 @@
 //! and prefill on every ISA, and decode reads each panel as one stream from start to end.
 //! Columns are padded with zeroes to a multiple of 2 (kernels walk in pairs), in bf16 of 32 (one tile).
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use bytemuck::Pod;
@@ -68,6 +69,8 @@ pub struct PackedMatrix {
     rows: usize,
     cols: usize,
     data: AlignedBuffer<u8>,
+    /// `[panels · 16]`, added to every result.
+    bias: Option<Vec<f32>>,
 }
 
 impl PackedMatrix {
@@ -83,7 +86,7 @@ impl PackedMatrix {
         [rows, cols]: [usize; 2],
         fetch: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let mut matrix = Self { format, rows, cols, data: AlignedBuffer::default() };
+        let mut matrix = Self { format, rows, cols, data: AlignedBuffer::default(), bias: None };
         let (panels, panel_bytes) = (matrix.panels(), matrix.panel_bytes());
         matrix.data = AlignedBuffer::zeroed(panels * panel_bytes);
         let failure = Mutex::new(None);
@@ -126,6 +129,18 @@ impl PackedMatrix {
             Ok(matrix) => matrix,
             Err(never) => match never {},
         }
+    }
+
+    /// Adds `bias [rows]` to every product with this matrix.
+    ///
+    /// # Panics
+    /// If `bias` is not `[rows]`.
+    pub fn with_bias(mut self, bias: &[f32]) -> Self {
+        assert_eq!(bias.len(), self.rows);
+        let mut padded = bias.to_vec();
+        padded.resize(self.panels() * PANEL, 0.0);
+        self.bias = Some(padded);
+        self
     }
 
     /// Output features.
@@ -185,6 +200,11 @@ impl PackedMatrix {
 
     fn panel(&self, panel: usize) -> &[u8] {
         &self.data.as_slice()[panel * self.panel_bytes()..][..self.panel_bytes()]
+    }
+
+    /// The bias of panels `panels`, if there is one.
+    pub(crate) fn bias(&self, panels: Range<usize>) -> Option<&[f32]> {
+        self.bias.as_ref().map(|bias| &bias[panels.start * PANEL..panels.end * PANEL])
     }
 
     pub(crate) fn data(&self) -> &[u8] {

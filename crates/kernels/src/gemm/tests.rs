@@ -148,6 +148,19 @@ fn swiglu_combines_gate_and_up_panels() {
 }
 
 #[test]
+fn a_bias_is_added_to_every_row() {
+    let compute = Compute::with_isa(Isa::best(), 2);
+    let (w, bias) = (numbers(70 * 8, 4), numbers(70, 5));
+    let weights = PackedMatrix::from_rows(&compute, WeightFormat::F32, [70, 8], &w).with_bias(&bias);
+    let mut activations = Activations::default();
+    activations.prepare(&compute, WeightFormat::F32, Rows::dense(&[0.0; 3 * 8], 8));
+    let mut y = vec![f32::NAN; 3 * 70];
+    let groups = [Group::whole(&weights, &activations)];
+    gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: 70 });
+    assert!(y.chunks_exact(70).all(|row| row == bias));
+}
+
+#[test]
 fn gathered_rows_repeat_and_reorder() {
     let compute = Compute::with_isa(Isa::best(), 2);
     let (x, w) = (numbers(4 * 10, 3), numbers(6 * 10, 4));

@@ -1,0 +1,62 @@
+//! What can go wrong between logits and text.
+
+/// An error of this crate.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A sampling parameter lies outside its range.
+    #[error("sampling parameter `{field}` is {value}; allowed: {allowed}")]
+    InvalidParam {
+        /// The field of [`SamplingParams`](crate::SamplingParams), with the index of the element in a list.
+        field: String,
+        /// The value given.
+        value: String,
+        /// The allowed range, and how to switch the parameter off where that is possible.
+        allowed: String,
+    },
+
+    /// A prompt token does not exist in the model's vocabulary.
+    #[error(
+        "prompt token {position} has id {id}, but the model's vocabulary has {vocab_size} entries; \
+         tokenize the prompt with the tokenizer of this model"
+    )]
+    PromptToken {
+        /// Index into the prompt.
+        position: usize,
+        /// The offending id.
+        id: u32,
+        /// Number of vocabulary entries.
+        vocab_size: usize,
+    },
+
+    /// A row of logits has the wrong length.
+    #[error("a row of logits has {got} entries, the sampler was made for a vocabulary of {expected}")]
+    LogitsLength {
+        /// The vocabulary size given to the sampler.
+        expected: usize,
+        /// The length of the row.
+        got: usize,
+    },
+
+    /// A logit is NaN or +inf. (−inf is allowed: it marks a token as impossible.)
+    #[error(
+        "the logit of token {token} is {value}; the weights or an activation are not finite: \
+         check the checkpoint for NaN, and try `f32` instead of a narrower compute type"
+    )]
+    NonFiniteLogits {
+        /// The first such token.
+        token: u32,
+        /// NaN or +inf.
+        value: f32,
+    },
+
+    /// Every logit is −inf.
+    #[error("all {vocab_size} logits are -inf, so no token is possible; loosen the mask that forbids them")]
+    NoPossibleToken {
+        /// Number of vocabulary entries.
+        vocab_size: usize,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

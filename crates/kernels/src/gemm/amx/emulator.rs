@@ -1,0 +1,391 @@
+//! The AMX tile unit in software, so that its code is tested where no such unit exists.
+//!
+//! Without the unit its instructions raise SIGILL. The handler installed here decodes the bytes at
+//! the instruction pointer as the manual (Intel SDM, volume 2) writes them, executes them on a
+//! [`Machine`] of the thread, and steps over them. So what is tested is the machine code itself:
+//! encodings, addresses, strides and shapes, not only the arithmetic. Every rule whose violation
+//! faults on hardware ends the process with a message.
+//!
+//! Handlers are entered only from the instructions themselves, so the thread is never inside the
+//! machine, the allocator or a lock; the machine's storage is constant-initialised and has no
+//! destructor. Any other illegal instruction gets the treatment it had before.
+
+use std::cell::RefCell;
+use std::sync::Once;
+
+/// Tiles of palette 1, rows of a tile, and bytes of a row.
+const TILES: usize = 8;
+const ROWS: usize = 16;
+const ROW_BYTES: usize = 64;
+
+/// Makes AMX instructions work in this process, unless the processor has them.
+pub(super) fn install() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        if super::available() {
+            return;
+        }
+        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+            on_illegal_instruction;
+        // SAFETY: an all-zero sigaction is valid (empty mask, no flags).
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: the handler has the signature that SA_SIGINFO asks for.
+        let status = unsafe { libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()) };
+        assert_eq!(status, 0, "SIGILL can be handled");
+    });
+}
+
+thread_local! {
+    static MACHINE: RefCell<Machine> = const { RefCell::new(Machine::RESET) };
+}
+
+/// The context's name of each general register, in the order of its encoding.
+#[rustfmt::skip]
+const REGISTERS: [libc::c_int; 16] = [
+    libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX, libc::REG_RSP, libc::REG_RBP,
+    libc::REG_RSI, libc::REG_RDI, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
+    libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
+];
+
+extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel hands every SA_SIGINFO handler the interrupted thread's context.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let pointer = registers[libc::REG_RIP as usize] as u64;
+    // SAFETY: the processor has just fetched the instruction from there.
+    let byte = |offset: u64| unsafe { *((pointer + offset) as *const u8) };
+    let Some((instruction, len)) = decode(pointer, byte, |r| registers[REGISTERS[r] as usize] as u64) else {
+        // SAFETY: restores the default; the instruction then faults again and ends the process.
+        unsafe { libc::signal(libc::SIGILL, libc::SIG_DFL) };
+        return;
+    };
+    // SAFETY: the program promises that the addresses it hands to the unit are good.
+    match MACHINE.with_borrow_mut(|machine| unsafe { machine.execute(instruction) }) {
+        Ok(()) => registers[libc::REG_RIP as usize] = (pointer + len) as i64,
+        Err(rule) => fail(rule),
+    }
+}
+
+/// Says which rule was broken and ends the process, with calls that signal handlers may make.
+fn fail(rule: &str) -> ! {
+    for text in ["AMX emulator: this faults on hardware: ", rule, "\n"] {
+        // SAFETY: writes a string that is alive to standard error.
+        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+    }
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}
+
+/// Rows of a tile in memory: the first one's address, and the distance between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    address: u64,
+    stride: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instruction {
+    /// The address of the shape.
+    Configure(u64),
+    Release,
+    Zero(usize),
+    Load(usize, Place),
+    Store(usize, Place),
+    /// Tiles of sums, left and right operand.
+    Multiply([usize; 3]),
+}
+
+/// The instruction at `pointer` and its length, if it is one of ours in a form that is legal.
+fn decode(
+    pointer: u64,
+    byte: impl Fn(u64) -> u8,
+    register: impl Fn(usize) -> u64,
+) -> Option<(Instruction, u64)> {
+    // C4 | R̄ X̄ B̄ 00010 (map 0F38) | W=0 v̄v̄v̄v̄ L=0 pp | opcode | ModRM. R must not extend a tile.
+    if byte(0) != 0xc4 || byte(1) & 0x9f != 0x82 || byte(2) & 0x84 != 0 {
+        return None;
+    }
+    let (index_high, base_high) = (usize::from(!byte(1) >> 6 & 1) << 3, usize::from(!byte(1) >> 5 & 1) << 3);
+    let (v, prefix, opcode) = (usize::from(!byte(2) >> 3 & 15), byte(2) & 3, byte(3));
+    let modrm = byte(4);
+    let (mode, reg, rm) = (modrm >> 6, usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
+    const NONE: u8 = 0;
+    const F3: u8 = 2;
+    const F2: u8 = 3;
+    let memory = || operand(pointer, &byte, &register, index_high, base_high);
+    Some(match (opcode, prefix, mode) {
+        (0x49, NONE, 3) if v == 0 && modrm == 0xc0 => (Instruction::Release, 5),
+        (0x49, NONE, 0..=2) if v == 0 && reg == 0 => {
+            let (place, len) = memory();
+            (Instruction::Configure(place.address.wrapping_add(place.stride)), len)
+        }
+        (0x49, F2, 3) if v == 0 && rm == 0 => (Instruction::Zero(reg), 5),
+        // Only with a SIB byte: its index is the stride.
+        (0x4b, F2, 0..=2) if v == 0 && rm == 4 => {
+            let (from, len) = memory();
+            (Instruction::Load(reg, from), len)
+        }
+        (0x4b, F3, 0..=2) if v == 0 && rm == 4 => {
+            let (to, len) = memory();
+            (Instruction::Store(reg, to), len)
+        }
+        (0x5c, F3, 3) if v < TILES && base_high == 0 => (Instruction::Multiply([reg, rm, v]), 5),
+        _ => return None,
+    })
+}
+
+/// The memory operand behind the opcode, its scaled index kept apart, and the instruction's length.
+fn operand(
+    pointer: u64,
+    byte: impl Fn(u64) -> u8,
+    register: impl Fn(usize) -> u64,
+    index_high: usize,
+    base_high: usize,
+) -> (Place, u64) {
+    let (mode, rm) = (byte(4) >> 6, byte(4) & 7);
+    let (sib, mut len) = if rm == 4 { (Some(byte(5)), 6) } else { (None, 5) };
+    let low_base = sib.map_or(rm, |sib| sib & 7);
+    let no_base = mode == 0 && low_base == 5;
+    let displacement_bytes = match mode {
+        0 if no_base => 4,
+        0 => 0,
+        1 => 1,
+        _ => 4,
+    };
+    let displacement = match displacement_bytes {
+        0 => 0,
+        1 => i64::from(byte(len) as i8),
+        _ => i64::from(i32::from_le_bytes([0, 1, 2, 3].map(|i| byte(len + i)))),
+    };
+    len += displacement_bytes;
+    let base = match (no_base, sib) {
+        (false, _) => register(base_high | usize::from(low_base)),
+        (true, Some(_)) => 0,
+        (true, None) => pointer + len,
+    };
+    let stride = sib.map_or(0, |sib| match index_high | usize::from(sib >> 3 & 7) {
+        4 => 0,
+        index => register(index) << (sib >> 6),
+    });
+    (Place { address: base.wrapping_add_signed(displacement), stride }, len)
+}
+
+/// The state of the unit.
+struct Machine {
+    configured: bool,
+    rows: [usize; TILES],
+    row_bytes: [usize; TILES],
+    tiles: [[[u8; ROW_BYTES]; ROWS]; TILES],
+}
+
+type Outcome = Result<(), &'static str>;
+
+impl Machine {
+    const RESET: Self = Self {
+        configured: false,
+        rows: [0; TILES],
+        row_bytes: [0; TILES],
+        tiles: [[[0; ROW_BYTES]; ROWS]; TILES],
+    };
+
+    /// # Safety
+    /// The instruction's addresses must be good for the rows and bytes of its tile.
+    unsafe fn execute(&mut self, instruction: Instruction) -> Outcome {
+        match instruction {
+            Instruction::Configure(address) => {
+                // SAFETY: this function's contract; the operand has 64 bytes.
+                self.configure(unsafe { &*(address as *const [u8; 64]) })
+            }
+            Instruction::Release => {
+                *self = Self::RESET;
+                Ok(())
+            }
+            Instruction::Zero(tile) => {
+                self.usable(tile)?;
+                self.tiles[tile] = [[0; ROW_BYTES]; ROWS];
+                Ok(())
+            }
+            Instruction::Load(tile, from) => {
+                self.usable(tile)?;
+                self.tiles[tile] = [[0; ROW_BYTES]; ROWS];
+                for row in 0..self.rows[tile] {
+                    let at = from.address.wrapping_add(from.stride.wrapping_mul(row as u64)) as *const u8;
+                    let target = self.tiles[tile][row].as_mut_ptr();
+                    // SAFETY: this function's contract; a row has at most 64 bytes.
+                    unsafe { target.copy_from_nonoverlapping(at, self.row_bytes[tile]) };
+                }
+                Ok(())
+            }
+            Instruction::Store(tile, to) => {
+                self.usable(tile)?;
+                for row in 0..self.rows[tile] {
+                    let at = to.address.wrapping_add(to.stride.wrapping_mul(row as u64)) as *mut u8;
+                    let source = self.tiles[tile][row].as_ptr();
+                    // SAFETY: as above.
+                    unsafe { at.copy_from_nonoverlapping(source, self.row_bytes[tile]) };
+                }
+                Ok(())
+            }
+            Instruction::Multiply(tiles) => self.multiply(tiles),
+        }
+    }
+
+    fn configure(&mut self, bytes: &[u8; 64]) -> Outcome {
+        let rule = |holds: bool, rule: &'static str| if holds { Ok(()) } else { Err(rule) };
+        rule(bytes[0] <= 1, "ldtilecfg: the palette is 0 or 1")?;
+        *self = Self::RESET;
+        if bytes[0] == 0 {
+            return Ok(());
+        }
+        rule(bytes[1] == 0, "ldtilecfg: a kernel begins at row 0")?;
+        rule(bytes[2..16].iter().all(|&b| b == 0), "ldtilecfg: reserved bytes are 0")?;
+        rule(bytes[32..48].iter().chain(&bytes[56..]).all(|&b| b == 0), "ldtilecfg: there are eight tiles")?;
+        for tile in 0..TILES {
+            let row_bytes = u16::from_le_bytes([bytes[16 + 2 * tile], bytes[17 + 2 * tile]]).into();
+            let rows = bytes[48 + tile].into();
+            rule(rows <= ROWS, "ldtilecfg: a tile has at most 16 rows")?;
+            rule(row_bytes <= ROW_BYTES, "ldtilecfg: a row has at most 64 bytes")?;
+            rule(
+                (rows == 0) == (row_bytes == 0),
+                "ldtilecfg: rows without columns, or columns without rows",
+            )?;
+            (self.rows[tile], self.row_bytes[tile]) = (rows, row_bytes);
+        }
+        self.configured = true;
+        Ok(())
+    }
+
+    fn usable(&self, tile: usize) -> Outcome {
+        match (self.configured, self.rows[tile]) {
+            (false, _) => Err("tile instruction without a configuration"),
+            (true, 0) => Err("the tile has no rows in this configuration"),
+            (true, _) => Ok(()),
+        }
+    }
+
+    /// Even and odd columns are summed apart, then added to each other, then to the old sum;
+    /// denormals are zero before and after every step. (Products of bf16 are exact in f32, so a
+    /// product and a sum are what the unit's fused step is.)
+    fn multiply(&mut self, [sums, left, right]: [usize; 3]) -> Outcome {
+        for tile in [sums, left, right] {
+            self.usable(tile)?;
+            if !self.row_bytes[tile].is_multiple_of(4) {
+                return Err("tdpbf16ps: rows are whole groups of 4 bytes");
+            }
+        }
+        if sums == left || sums == right || left == right {
+            return Err("tdpbf16ps: three different tiles");
+        }
+        if self.rows[sums] != self.rows[left] {
+            return Err("tdpbf16ps: as many rows of sums as of the left operand");
+        }
+        if self.row_bytes[sums] != self.row_bytes[right] {
+            return Err("tdpbf16ps: as many columns of sums as of the right operand");
+        }
+        if self.row_bytes[left] != 4 * self.rows[right] {
+            return Err("tdpbf16ps: as many pairs in the left operand as rows in the right one");
+        }
+        let (left_tile, right_tile) = (self.tiles[left], self.tiles[right]);
+        for (row, left_row) in left_tile.iter().enumerate().take(self.rows[sums]) {
+            let mut halves = [[0.0f32; ROWS]; 2];
+            for (pair, right_row) in right_tile.iter().enumerate().take(self.rows[right]) {
+                for (odd, halves) in halves.iter_mut().enumerate() {
+                    let x = half(left_row, 2 * pair + odd);
+                    for (n, sum) in halves.iter_mut().enumerate() {
+                        *sum = flush(*sum + x * half(right_row, 2 * n + odd));
+                    }
+                }
+            }
+            let out = &mut self.tiles[sums][row];
+            for n in 0..self.row_bytes[sums] / 4 {
+                let bytes = &mut out[4 * n..4 * n + 4];
+                let old = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                let sum = flush(flush(old) + flush(halves[0][n] + halves[1][n]));
+                bytes.copy_from_slice(&sum.to_le_bytes());
+            }
+        }
+        self.tiles[sums][self.rows[sums]..].fill([0; ROW_BYTES]);
+        Ok(())
+    }
+}
+
+/// Number `index` of a row of bf16.
+#[inline(always)]
+fn half(row: &[u8; ROW_BYTES], index: usize) -> f32 {
+    flush(f32::from_bits(u32::from(u16::from_le_bytes([row[2 * index], row[2 * index + 1]])) << 16))
+}
+
+#[inline(always)]
+fn flush(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as the manual writes them, not as an assembler does.
+    #[test]
+    fn encodings_of_the_manual_are_decoded() {
+        let place = |address, stride| Place { address, stride };
+        let rows: [(&[u8], Option<Instruction>); 13] = [
+            (&[0xc4, 0xe2, 0x78, 0x49, 0xc0], Some(Instruction::Release)),
+            (&[0xc4, 0xe2, 0x78, 0x49, 0x01], Some(Instruction::Configure(101))),
+            // r12 as a base needs a SIB byte; no base in mode 0 is relative to the next instruction.
+            (&[0xc4, 0xc2, 0x78, 0x49, 0x04, 0x24], Some(Instruction::Configure(112))),
+            (&[0xc4, 0xe2, 0x78, 0x49, 0x05, 0x10, 0, 0, 0], Some(Instruction::Configure(5000 + 9 + 16))),
+            (&[0xc4, 0xe2, 0x7b, 0x49, 0xd8], Some(Instruction::Zero(3))),
+            (&[0xc4, 0xe2, 0x7b, 0x4b, 0x3c, 0x17], Some(Instruction::Load(7, place(107, 102)))),
+            // [r9 + 8·r11 - 64]
+            (&[0xc4, 0x82, 0x7b, 0x4b, 0x4c, 0xd9, 0xc0], Some(Instruction::Load(1, place(45, 888)))),
+            (&[0xc4, 0xe2, 0x7a, 0x4b, 0x84, 0x21, 0, 1, 0, 0], Some(Instruction::Store(0, place(357, 0)))),
+            (&[0xc4, 0xe2, 0x4a, 0x5c, 0xc4], Some(Instruction::Multiply([0, 4, 6]))),
+            // A tile 8, a load without SIB, W = 1, another instruction.
+            (&[0xc4, 0x62, 0x7b, 0x49, 0xd8], None),
+            (&[0xc4, 0xe2, 0x7b, 0x4b, 0x3f], None),
+            (&[0xc4, 0xe2, 0xca, 0x5c, 0xc4], None),
+            (&[0x0f, 0x0b], None),
+        ];
+        for (bytes, expected) in rows {
+            // Register r holds 100 + r, but where [rcx] and no index are meant.
+            let decoded = decode(5000, |i| bytes.get(i as usize).copied().unwrap_or(0), |r| 100 + r as u64);
+            let expected = expected.map(|instruction| (instruction, bytes.len() as u64));
+            assert_eq!(decoded, expected, "{bytes:02x?}");
+        }
+    }
+
+    fn configured(shapes: &[(u8, u8)]) -> Result<Machine, &'static str> {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        for (tile, &(rows, row_bytes)) in shapes.iter().enumerate() {
+            (bytes[48 + tile], bytes[16 + 2 * tile]) = (rows, row_bytes);
+        }
+        let mut machine = Machine::RESET;
+        machine.configure(&bytes).map(|()| machine)
+    }
+
+    #[test]
+    fn what_faults_on_hardware_is_refused() {
+        let refused = |shapes: &[(u8, u8)], tiles: [usize; 3]| {
+            configured(shapes).and_then(|mut machine| machine.multiply(tiles)).expect_err("refused")
+        };
+        type Row<'a> = (&'a [(u8, u8)], [usize; 3], &'a str);
+        let rows: [Row<'_>; 9] = [
+            (&[(17, 64)], [0, 1, 2], "at most 16 rows"),
+            (&[(16, 65)], [0, 1, 2], "at most 64 bytes"),
+            (&[(16, 0)], [0, 1, 2], "rows without columns"),
+            (&[(16, 64); 9], [0, 1, 2], "eight tiles"),
+            (&[(16, 64); 3], [0, 1, 1], "three different tiles"),
+            (&[(16, 64); 3], [0, 1, 3], "no rows"),
+            (&[(5, 64), (6, 64), (16, 64)], [0, 1, 2], "rows of sums"),
+            (&[(5, 32), (5, 64), (16, 64)], [0, 1, 2], "columns of sums"),
+            (&[(5, 64), (5, 60), (16, 64)], [0, 1, 2], "pairs in the left"),
+        ];
+        for (shapes, tiles, message) in rows {
+            assert!(refused(shapes, tiles).contains(message), "{shapes:?} {tiles:?}");
+        }
+        let mut machine = Machine::RESET;
+        assert!(machine.multiply([0, 1, 2]).expect_err("refused").contains("without a configuration"));
+    }
+}

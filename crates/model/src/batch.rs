@@ -1,0 +1,96 @@
+//! What one forward pass works on: rows of tokens, cut into spans of consecutive positions.
+
+use std::ops::Range;
+
+use crate::cache::{LatentCache, Sequence};
+use crate::{Config, Error, Result};
+
+/// Which tokens of a segment get logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// All of them: scoring.
+    All,
+    /// The last: generation.
+    Last,
+    /// None: an inner chunk of a prompt.
+    None,
+}
+
+/// The next tokens of one sequence.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// Its place in the cache; grows by `tokens`.
+    pub sequence: &'a mut Sequence,
+    /// Token ids, at least one.
+    pub tokens: &'a [u32],
+    /// Which of them get logits.
+    pub logits: LogitRows,
+}
+
+/// Rows `rows` of the batch are the positions from `first` on of one sequence.
+#[derive(Clone, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) first: usize,
+    pub(crate) block_table: &'a [u32],
+}
+
+/// Spans and the position of every row.
+#[derive(Debug)]
+pub(crate) struct Batch<'a> {
+    pub(crate) spans: Vec<Span<'a>>,
+    pub(crate) positions: Vec<usize>,
+}
+
+impl<'a> Batch<'a> {
+    /// From (first position, tokens, block table) of every sequence.
+    pub(crate) fn new(parts: impl Iterator<Item = (usize, usize, &'a [u32])>) -> Self {
+        let mut batch = Batch { spans: Vec::new(), positions: Vec::new() };
+        for (first, tokens, block_table) in parts {
+            let rows = batch.positions.len()..batch.positions.len() + tokens;
+            batch.positions.extend(first..first + tokens);
+            batch.spans.push(Span { rows, first, block_table });
+        }
+        batch
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// Checks the segments and gives every new token a place in the cache.
+pub(crate) fn admit(config: &Config, cache: &mut LatentCache, segments: &mut [Segment<'_>]) -> Result<()> {
+    for segment in segments.iter_mut() {
+        if segment.tokens.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        let wanted = segment.sequence.len + segment.tokens.len();
+        if wanted > config.max_position_embeddings {
+            return Err(Error::ContextTooLong { wanted, context: config.max_position_embeddings });
+        }
+        let vocab_size = config.vocab_size;
+        let outside = segment.tokens.iter().position(|&token| token as usize >= vocab_size);
+        if let Some(index) = outside {
+            let (token, position) = (segment.tokens[index], segment.sequence.len + index);
+            return Err(Error::TokenOutOfRange { token, position, vocab_size });
+        }
+    }
+    segments.iter_mut().try_for_each(|segment| cache.reserve(segment.sequence, segment.tokens.len()))
+}
+
+/// Rows of the batch that get logits, in order.
+pub(crate) fn logit_rows(segments: &[Segment<'_>]) -> Vec<usize> {
+    let mut rows = Vec::new();
+    let mut first = 0;
+    for segment in segments {
+        let end = first + segment.tokens.len();
+        match segment.logits {
+            LogitRows::All => rows.extend(first..end),
+            LogitRows::Last => rows.push(end - 1),
+            LogitRows::None => {}
+        }
+        first = end;
+    }
+    rows
+}

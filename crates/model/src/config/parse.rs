@@ -1,0 +1,158 @@
+//! `config.json` to [`Config`]: defaults, checks, and what the two families fix.
+
+use std::path::Path;
+
+use fathom_kernels::router::{Scoring, TopkMethod};
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::{Config, ModelType, rope};
+use crate::{Error, Result};
+
+pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Error::ConfigSyntax { file: file.to_owned(), reason: error.to_string() })?;
+    let object = value.as_object().ok_or_else(|| Error::ConfigSyntax {
+        file: file.to_owned(),
+        reason: "the file is not an object".to_owned(),
+    })?;
+    let fields = Fields { file, object };
+    let model_type = model_type(&fields)?;
+    let v3 = model_type == ModelType::DeepseekV3;
+    fields.word("hidden_act", &[("silu", ())])?;
+    let (rope_theta, rope_scaling) = rope::parse(&fields)?;
+    let num_attention_heads = fields.dimension("num_attention_heads")?;
+    let quantization = quantization(&fields)?;
+    let config = Config {
+        model_type,
+        vocab_size: fields.dimension("vocab_size")?,
+        hidden_size: fields.dimension("hidden_size")?,
+        intermediate_size: fields.dimension("intermediate_size")?,
+        moe_intermediate_size: fields.optional_dimension("moe_intermediate_size")?.unwrap_or(1),
+        num_hidden_layers: fields.dimension("num_hidden_layers")?,
+        num_attention_heads,
+        q_lora_rank: fields.optional_dimension("q_lora_rank")?,
+        kv_lora_rank: fields.dimension("kv_lora_rank")?,
+        qk_nope_head_dim: fields.dimension("qk_nope_head_dim")?,
+        qk_rope_head_dim: fields.dimension("qk_rope_head_dim")?,
+        v_head_dim: fields.dimension("v_head_dim")?,
+        n_routed_experts: fields.optional_count("n_routed_experts")?.unwrap_or(0),
+        n_shared_experts: fields.optional_count("n_shared_experts")?.unwrap_or(0),
+        num_experts_per_tok: fields.optional_count("num_experts_per_tok")?.unwrap_or(0),
+        n_group: fields.optional_dimension("n_group")?.unwrap_or(1),
+        topk_group: fields.optional_dimension("topk_group")?.unwrap_or(1),
+        topk_method: topk_method(&fields, v3)?,
+        scoring_func: scoring_func(&fields, v3)?,
+        norm_topk_prob: fields.flag("norm_topk_prob", v3)?,
+        routed_scaling_factor: fields
+            .optional_number("routed_scaling_factor", 0.0)?
+            .unwrap_or(if v3 { 2.5 } else { 1.0 }) as f32,
+        first_k_dense_replace: fields
+            .optional_count("first_k_dense_replace")?
+            .unwrap_or(if v3 { 3 } else { 0 }),
+        moe_layer_freq: fields.optional_dimension("moe_layer_freq")?.unwrap_or(1),
+        num_nextn_predict_layers: fields.optional_count("num_nextn_predict_layers")?.unwrap_or(0),
+        rms_norm_eps: fields.optional_number("rms_norm_eps", 0.0)?.unwrap_or(1e-6) as f32,
+        attention_bias: fields.flag("attention_bias", false)?,
+        mlp_bias: !v3 && fields.flag("mlp_bias", false)?,
+        tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+        max_position_embeddings: fields.dimension("max_position_embeddings")?,
+        rope_theta,
+        rope_scaling,
+        rope_interleave: !v3 || fields.flag("rope_interleave", true)?,
+        bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
+        eos_token_id: fields.token_ids("eos_token_id")?,
+        weight_block_size: quantization.map(|(block, _)| block),
+        power_of_two_scales: quantization.is_some_and(|(_, power_of_two)| power_of_two),
+    };
+    check(&config, &fields)?;
+    Ok(config)
+}
+
+fn model_type(fields: &Fields<'_>) -> Result<ModelType> {
+    let expected = "deepseek_v2 or deepseek_v3";
+    match fields.get("model_type") {
+        None => Err(Error::MissingField { file: fields.file.to_owned(), field: "model_type", expected }),
+        Some(Value::String(name)) => match name.as_str() {
+            "deepseek_v2" => Ok(ModelType::DeepseekV2),
+            "deepseek_v3" => Ok(ModelType::DeepseekV3),
+            _ => Err(Error::UnsupportedModelType { file: fields.file.to_owned(), got: name.clone() }),
+        },
+        Some(other) => Err(fields.bad("model_type", expected, other)),
+    }
+}
+
+fn topk_method(fields: &Fields<'_>, v3: bool) -> Result<TopkMethod> {
+    let methods: &[(&str, TopkMethod)] = &[
+        ("greedy", TopkMethod::Greedy),
+        ("group_limited_greedy", TopkMethod::GroupLimitedGreedy),
+        ("noaux_tc", TopkMethod::NoauxTc),
+    ];
+    // Each family's references know their own methods only; V3's is fixed.
+    let known = if v3 { &methods[2..] } else { &methods[..2] };
+    Ok(fields.word("topk_method", known)?.unwrap_or(known[0].1))
+}
+
+fn scoring_func(fields: &Fields<'_>, v3: bool) -> Result<Scoring> {
+    let known = if v3 { [("sigmoid", Scoring::Sigmoid)] } else { [("softmax", Scoring::Softmax)] };
+    Ok(fields.word("scoring_func", &known)?.unwrap_or(known[0].1))
+}
+
+/// `weight_block_size` and whether scales are powers of two.
+fn quantization(fields: &Fields<'_>) -> Result<Option<([usize; 2], bool)>> {
+    let Some(quantization) = fields.object("quantization_config")? else { return Ok(None) };
+    quantization.word("quant_method", &[("fp8", ())])?;
+    quantization.word("fmt", &[("e4m3", ())])?;
+    let power_of_two = quantization.word("scale_fmt", &[("ue8m0", true), ("float", false)])?.unwrap_or(false);
+    let Some(value) = quantization.get("weight_block_size") else { return Ok(Some(([128, 128], power_of_two))) };
+    let sides: Option<Vec<usize>> = value.as_array().and_then(|sides| {
+        sides.iter().map(|side| side.as_u64().filter(|side| (1..=1 << 20).contains(side)).map(|s| s as usize)).collect()
+    });
+    match sides.as_deref() {
+        Some(&[rows, cols]) => Ok(Some(([rows, cols], power_of_two))),
+        _ => Err(quantization.bad("weight_block_size", "two positive integers", value)),
+    }
+}
+
+fn check(config: &Config, fields: &Fields<'_>) -> Result<()> {
+    let fail = |field: &'static str, expected: String, got: usize| {
+        Err(Error::BadField { file: fields.file.to_owned(), field, expected, got: got.to_string() })
+    };
+    if !config.qk_rope_head_dim.is_multiple_of(2) {
+        return fail("qk_rope_head_dim", "even: rotary numbers come in pairs".to_owned(), config.qk_rope_head_dim);
+    }
+    let heads = fields.optional_dimension("num_key_value_heads")?.unwrap_or(config.num_attention_heads);
+    if heads != config.num_attention_heads {
+        return fail("num_key_value_heads", format!("{}, as num_attention_heads", config.num_attention_heads), heads);
+    }
+    let any_moe = (0..config.layers_with_mtp()).any(|layer| config.is_moe(layer));
+    if !any_moe {
+        return Ok(());
+    }
+    if fields.optional_dimension("moe_intermediate_size")?.is_none() {
+        let (field, expected) = ("moe_intermediate_size", "a positive integer");
+        return Err(Error::MissingField { file: fields.file.to_owned(), field, expected });
+    }
+    let experts = config.n_routed_experts;
+    if config.num_experts_per_tok == 0 || config.num_experts_per_tok > experts {
+        return fail("num_experts_per_tok", format!("from 1 to n_routed_experts = {experts}"), config.num_experts_per_tok);
+    }
+    if config.topk_method == TopkMethod::Greedy {
+        return Ok(());
+    }
+    if !experts.is_multiple_of(config.n_group) {
+        return fail("n_group", format!("a divisor of n_routed_experts = {experts}"), config.n_group);
+    }
+    let group = experts / config.n_group;
+    if config.n_group > 1024 {
+        return fail("n_group", "at most 1024".to_owned(), config.n_group);
+    }
+    if config.topk_group > config.n_group || config.topk_group * group < config.num_experts_per_tok {
+        let expected = format!(
+            "at most n_group = {} and enough for num_experts_per_tok = {} in groups of {group}",
+            config.n_group, config.num_experts_per_tok
+        );
+        return fail("topk_group", expected, config.topk_group);
+    }
+    Ok(())
+}

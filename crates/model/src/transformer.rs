@@ -1,0 +1,202 @@
+//! The model: embedding, decoder layers, final norm, head; serving form.
+
+use std::path::Path;
+
+use fathom_checkpoint::Checkpoint;
+use fathom_kernels::Compute;
+use fathom_kernels::attention::CacheFormat;
+use fathom_kernels::gemm::{Epilogue, Group, Output, Rows, WeightFormat, gemm};
+use fathom_kernels::rmsnorm::rmsnorm;
+use fathom_kernels::rope::RopeTable;
+
+use crate::batch::{self, Batch, Segment};
+use crate::cache::LatentCache;
+use crate::load::{self, LoadOptions, Progress};
+use crate::mla::{Attention, AttentionForm};
+use crate::observe::{Observed, Observer};
+use crate::weights::{DecoderLayer, FeedForward, Weights};
+use crate::workspace::{Workspace, room};
+use crate::{Config, Result};
+
+/// A loaded model: weights that are read by all and written by nobody.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    compute: Compute,
+    format: WeightFormat,
+    pub(crate) weights: Weights,
+    pub(crate) rope: RopeTable,
+}
+
+/// How a forward pass runs.
+#[derive(Default)]
+pub struct ForwardOptions<'a> {
+    /// Forces a form of attention; by cost if `None`.
+    pub attention_form: Option<AttentionForm>,
+    /// Told what is computed on the way.
+    pub observer: Option<Observer<'a>>,
+}
+
+impl Model {
+    /// Loads the checkpoint in `dir` (`config.json` and safetensors), converting every weight to
+    /// `options.format` once.
+    ///
+    /// # Errors
+    /// If the configuration or a tensor is missing, damaged, of the wrong shape or not supported.
+    pub fn load(dir: &Path, compute: Compute, options: LoadOptions, progress: Progress<'_>) -> Result<Self> {
+        let config = Config::read(dir)?;
+        let mut checkpoint = Checkpoint::open(dir)?;
+        if let Some(block) = config.weight_block_size {
+            checkpoint.set_fp8_block(block)?;
+        }
+        let weights = load::weights(&config, &checkpoint, &compute, options, progress)?;
+        let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.qk_rope_head_dim);
+        let factor = config.rope_scaling.rotation_factor();
+        let rope = RopeTable::new(&frequencies, factor, config.max_position_embeddings);
+        Ok(Self { config, compute, format: options.format, weights, rope })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the model computes on.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// How weights are stored.
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Bytes of packed weights.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Bytes of weights that decoding one token reads.
+    pub fn weight_bytes_per_token(&self) -> usize {
+        self.weights.bytes_per_token()
+    }
+
+    /// How this model's latents are cached: in the precision of its weights.
+    pub fn cache_format(&self) -> CacheFormat {
+        match self.format {
+            WeightFormat::F32 => CacheFormat::F32,
+            WeightFormat::Bf16 => CacheFormat::Bf16,
+        }
+    }
+
+    /// A cache with room for `tokens` tokens.
+    pub fn new_cache(&self, tokens: usize) -> LatentCache {
+        LatentCache::new(&self.config, self.cache_format(), tokens)
+    }
+
+    /// Runs the next tokens of some sequences. Returns logits `[rows asked for, vocab_size]`, in
+    /// the order of the segments; [`Model::hidden`] gives the final hidden states.
+    ///
+    /// # Errors
+    /// If a segment is empty, leaves the vocabulary or the context, or the cache is full. Nothing
+    /// has changed then but reserved blocks.
+    pub fn forward<'w>(
+        &self,
+        workspace: &'w mut Workspace,
+        cache: &mut LatentCache,
+        segments: &mut [Segment<'_>],
+        mut options: ForwardOptions<'_>,
+    ) -> Result<&'w [f32]> {
+        batch::admit(&self.config, cache, segments)?;
+        let logit_rows = batch::logit_rows(segments);
+        let hidden = self.config.hidden_size;
+        {
+            let parts = segments.iter().map(|s| (s.sequence.len, s.tokens.len(), s.sequence.block_table.as_slice()));
+            let batch = Batch::new(parts);
+            let x = room(&mut workspace.x, batch.rows() * hidden);
+            let tokens = segments.iter().flat_map(|segment| segment.tokens);
+            for (row, &token) in x.chunks_exact_mut(hidden).zip(tokens) {
+                self.weights.embed(token, row);
+            }
+            observe(&mut options.observer, Observed::Embed(x));
+            for (index, layer) in self.weights.layers.iter().enumerate() {
+                self.layer(index, layer, &batch, workspace, cache, &mut options);
+            }
+            let x = Rows::dense(&workspace.x[..batch.rows() * hidden], hidden);
+            let out = room(&mut workspace.hidden, batch.rows() * hidden);
+            rmsnorm(&self.compute, x, &self.weights.norm, self.config.rms_norm_eps, out);
+        }
+        for segment in segments {
+            segment.sequence.len += segment.tokens.len();
+        }
+        Ok(self.head(workspace, &logit_rows))
+    }
+
+    /// Hidden states after the final norm of the last pass's rows, `[rows, hidden_size]`; rows of
+    /// earlier, longer passes may follow.
+    pub fn hidden<'w>(&self, workspace: &'w Workspace) -> &'w [f32] {
+        &workspace.hidden
+    }
+
+    /// One decoder layer on `workspace.x`.
+    pub(crate) fn layer(
+        &self,
+        index: usize,
+        layer: &DecoderLayer,
+        batch: &Batch<'_>,
+        workspace: &mut Workspace,
+        cache: &mut LatentCache,
+        options: &mut ForwardOptions<'_>,
+    ) {
+        let (config, compute) = (&self.config, &self.compute);
+        let (rows, hidden) = (batch.rows(), config.hidden_size);
+        let Workspace { x, normed, delta, attention, feed_forward, .. } = workspace;
+        let x = &mut x[..rows * hidden];
+        let (normed, delta) = (room(normed, rows * hidden), room(delta, rows * hidden));
+
+        rmsnorm(compute, Rows::dense(x, hidden), &layer.input_layernorm, config.rms_norm_eps, normed);
+        let form = options.attention_form;
+        let block = Attention { compute, config, rope: &self.rope, batch, form };
+        block.forward(&layer.attention, &mut cache.layers[index], normed, attention, delta);
+        observe(&mut options.observer, Observed::AttentionOut { layer: index, values: delta });
+        add(x, delta);
+
+        let norm = &layer.post_attention_layernorm;
+        rmsnorm(compute, Rows::dense(x, hidden), norm, config.rms_norm_eps, normed);
+        match &layer.ffn {
+            FeedForward::Dense(mlp) => mlp.forward(compute, Rows::dense(normed, hidden), feed_forward, delta),
+            FeedForward::Moe(moe) => {
+                moe.forward(compute, Rows::dense(normed, hidden), feed_forward, delta);
+                let router_logits = &feed_forward.logits[..rows * moe.router.experts];
+                let routing = feed_forward.routing();
+                observe(&mut options.observer, Observed::Routed { layer: index, router_logits, routing });
+            }
+        }
+        observe(&mut options.observer, Observed::MlpOut { layer: index, values: delta });
+        add(x, delta);
+        observe(&mut options.observer, Observed::Hidden { layer: index, values: x });
+    }
+
+    /// Logits of some rows of `workspace.hidden`.
+    pub(crate) fn head<'w>(&self, workspace: &'w mut Workspace, rows: &[usize]) -> &'w [f32] {
+        let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let Workspace { hidden: states, activations, logits, .. } = workspace;
+        let head = &self.weights.lm_head;
+        let states = Rows::dense(states, hidden);
+        activations.gather(&self.compute, head.format(), states, rows.len(), |row| rows[row]);
+        let logits = room(logits, rows.len() * vocab);
+        let groups = [Group::whole(head, activations)];
+        gemm(&self.compute, activations, &groups, Epilogue::Store, Output { values: logits, stride: vocab });
+        logits
+    }
+}
+
+fn add(x: &mut [f32], delta: &[f32]) {
+    x.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
+}
+
+fn observe(observer: &mut Option<Observer<'_>>, observed: Observed<'_>) {
+    if let Some(observer) = observer {
+        observer(observed);
+    }
+}

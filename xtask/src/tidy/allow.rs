@@ -1,0 +1,20 @@
+//! The exceptions, each with its reason. An exception that no longer holds is to be removed.
+
+/// Files longer than the limit: path and reason. Only generated tables belong here.
+pub(super) const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Folders and files in which `unsafe` may stand.
+///
+/// `kernels` needs intrinsics, `asm!` and threads over borrowed slices; a file mapping is undefined if the
+/// file shrinks under it, and no library can promise otherwise.
+pub(super) const UNSAFE_PLACES: &[&str] = &["crates/kernels/", MAPPING];
+
+/// The one file of `checkpoint` that maps files.
+const MAPPING: &str = "crates/checkpoint/src/mapping.rs";
+
+/// What the root file of each crate must say about `unsafe`: folder, attribute. All others forbid it.
+pub(super) const CRATE_ATTRIBUTES: &[(&str, Option<&str>)] =
+    &[("crates/kernels/", None), ("crates/checkpoint/", Some("#![deny(unsafe_code)]"))];
+
+/// Where a program may print: the command line, this crate, and build scripts, which talk to cargo.
+pub(super) const PRINTING_PLACES: &[&str] = &["crates/cli/", "xtask/"];
