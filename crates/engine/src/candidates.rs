@@ -2,22 +2,25 @@
 //!
 //! Tokens are ranked by logit, equal logits by the lower id. That order is total, so whatever a truncation
 //! keeps is a beginning of the ranking, and the three truncations together keep the shortest of three
-//! beginnings. Nothing here sorts a vocabulary:
+//! beginnings: all that is sought is the rank key of the last token kept, the *cut*. Nothing here sorts a
+//! vocabulary:
 //!
-//! 1. top-k: the k-th largest of the maxima of 64-token blocks is a lower bound for the k-th largest logit,
-//!    because k different tokens reach it. Only the few tokens above it are selected from.
-//! 2. top-p: the weights are added up in bins by distance from the best logit. The bin in which the sum
-//!    reaches p is known then, and only its tokens are halved by selection until the boundary is found.
-//! 3. The draw walks the candidates by ascending id, sums of 512 at a time. A truncation that removes
+//! 1. The maxima of 64-token blocks are found once; a block whose maximum lies below a bound is skipped.
+//! 2. top-k: the k-th largest maximum is a lower bound for the k-th largest logit, because k different
+//!    tokens reach it. Only the few tokens above it are selected from.
+//! 3. top-p: the tokens above the 256-th largest maximum nearly always have enough weight. If they do not:
+//!    all tokens lighter than (1 − p) · total / n together weigh less than 1 − p of the total, so the kept
+//!    ones are among the others. Either list is halved by selection until the cut is found.
+//! 4. min-p is a bound itself.
+//! 5. The draw walks the candidates by ascending id, sums of 512 at a time. A truncation that removes
 //!    nothing therefore changes nothing, not even the token drawn.
 
-use crate::softmax;
+use crate::softmax::{self, Scale};
 
 const MAXIMA_BLOCK: usize = 64;
 const DRAW_BLOCK: usize = 512;
-/// Bins of top-p: together 88 nats, beyond which a weight is 0.
-const BINS: usize = 1024;
-const BINS_PER_NAT: f32 = BINS as f32 / 88.0;
+/// How many block maxima the first attempt at top-p goes down.
+const FIRST_LOOK: usize = 256;
 /// Up to this length, sorting beats halving.
 const SORT_MAX: usize = 64;
 
@@ -37,6 +40,7 @@ pub(crate) struct Candidates {
     /// e^((logit − best) / temperature): the best token weighs 1.
     weights: Vec<f32>,
     block_maxima: Vec<f32>,
+    sorted_maxima: Vec<f32>,
     /// Rank key (the greater, the better) and weight.
     ranked: Vec<(u64, f32)>,
 }
@@ -44,33 +48,36 @@ pub(crate) struct Candidates {
 impl Candidates {
     /// Finds the candidates among `logits` [vocab_size], which are finite or −inf with the finite maximum
     /// `best`.
-    pub(crate) fn select(&mut self, logits: &[f32], best: f32, cut: &Truncation) {
-        // A subnormal temperature has no finite inverse; 0 · inf would be NaN for the best token.
-        let inverse = cut.temperature.recip().min(f32::MAX);
+    pub(crate) fn select(&mut self, logits: &[f32], best: f32, truncation: &Truncation) {
+        let scale = Scale::new(best, truncation.temperature);
         self.ids.clear();
+        let top_k = truncation.top_k.filter(|&top_k| top_k < logits.len());
+        if top_k.is_none() && truncation.top_p == 1.0 && truncation.min_p == 0.0 {
+            self.ids.extend(0..logits.len() as u32);
+            self.weights.resize(logits.len(), 0.0);
+            scale.weights(logits, &mut self.weights);
+            return;
+        }
+        self.block_maxima.clear();
+        self.block_maxima.extend(logits.chunks(MAXIMA_BLOCK).map(softmax::max));
+        let mut cut = rank_key(f32::MIN, u32::MAX);
+        if let Some(top_k) = top_k {
+            cut = self.cut_top_k(logits, &scale, top_k);
+            if truncation.top_p < 1.0 {
+                let mass = f64::from(truncation.top_p) * mass(&self.ranked);
+                cut = cut_at_mass(&mut self.ranked, mass);
+            }
+        } else if truncation.top_p < 1.0 {
+            cut = self.cut_top_p(logits, &scale, truncation);
+        }
+        if truncation.min_p > 0.0 {
+            // In the domain of logits, where the weight of the best needs no exponential.
+            let least = logit_at(best, truncation.temperature, f64::from(truncation.min_p));
+            cut = cut.max(rank_key(least, u32::MAX));
+        }
+        self.gather(logits, cut);
         self.weights.clear();
-        match cut.top_k.filter(|&top_k| top_k < logits.len()) {
-            Some(top_k) => {
-                self.find_top_k(logits, top_k);
-                let kept = self.ids.iter().map(|&id| logits[id as usize]);
-                self.weights.extend(kept.map(|logit| softmax::exp_nonpositive((logit - best) * inverse)));
-            }
-            None => {
-                self.ids.extend(0..logits.len() as u32);
-                self.weights.resize(logits.len(), 0.0);
-                softmax::weights(logits, best, inverse, &mut self.weights);
-            }
-        }
-        if cut.top_p < 1.0 {
-            let bin = |id: u32| ((best - logits[id as usize]) * inverse * BINS_PER_NAT) as usize;
-            let boundary = self.find_top_p(logits, f64::from(cut.top_p), |id| bin(id).min(BINS - 1));
-            self.keep(|id| rank_key(logits[id as usize], id) >= boundary);
-        }
-        if cut.min_p > 0.0 {
-            // In the domain of logits: p ≥ min_p · p_best without the rounding of an exponential.
-            let drop_max = f64::from(cut.temperature) * f64::from(cut.min_p).ln();
-            self.keep(|id| f64::from(logits[id as usize]) - f64::from(best) >= drop_max);
-        }
+        self.weights.extend(self.ids.iter().map(|&id| scale.weight(logits[id as usize])));
     }
 
     /// The candidate at the fraction `u` ∈ [0, 1) of the total weight.
@@ -100,73 +107,67 @@ impl Candidates {
         self.ids[last.unwrap_or(chosen)]
     }
 
-    /// Sets `ids` to the best `top_k` tokens that are possible at all.
-    fn find_top_k(&mut self, logits: &[f32], top_k: usize) {
-        self.block_maxima.clear();
-        self.block_maxima.extend(logits.chunks(MAXIMA_BLOCK).map(softmax::max));
-        let bound = if top_k <= self.block_maxima.len() {
-            // The order of the blocks is needed below, that of this copy is not.
-            self.weights.extend_from_slice(&self.block_maxima);
-            *self.weights.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a)).1
-        } else {
-            f32::NEG_INFINITY
-        };
-        self.weights.clear();
-        self.ranked.clear();
-        for (block, _) in self.block_maxima.iter().enumerate().filter(|&(_, &max)| max >= bound) {
-            let start = block * MAXIMA_BLOCK;
-            for (id, &logit) in logits.iter().enumerate().skip(start).take(MAXIMA_BLOCK) {
-                if logit >= bound && logit > f32::NEG_INFINITY {
-                    self.ranked.push((rank_key(logit, id as u32), 0.0));
-                }
-            }
-        }
+    /// The cut after the best `top_k` tokens; `ranked` are these.
+    fn cut_top_k(&mut self, logits: &[f32], scale: &Scale, top_k: usize) -> u64 {
+        let bound = self.maximum_at(top_k);
+        self.rank_above(logits, scale, bound);
         if top_k < self.ranked.len() {
             self.ranked.select_nth_unstable_by(top_k - 1, best_first);
             self.ranked.truncate(top_k);
         }
-        self.ids.extend(self.ranked.iter().map(|&(key, _)| id_of(key)));
-        self.ids.sort_unstable();
+        self.ranked.iter().map(|&(key, _)| key).min().unwrap_or(0)
     }
 
-    /// The rank key of the last candidate of the shortest beginning of the ranking that has at least `top_p`
-    /// of the total weight. `bin` never falls from a better token to a worse one.
-    fn find_top_p(&mut self, logits: &[f32], top_p: f64, bin: impl Fn(u32) -> usize) -> u64 {
-        let mut masses = [0.0f64; BINS];
-        for (&id, &weight) in self.ids.iter().zip(&self.weights) {
-            masses[bin(id)] += f64::from(weight);
+    /// The cut after the shortest beginning of the ranking that has at least `top_p` of the total weight.
+    fn cut_top_p(&mut self, logits: &[f32], scale: &Scale, truncation: &Truncation) -> u64 {
+        let top_p = f64::from(truncation.top_p);
+        let total = scale.total(logits);
+        let bound = self.maximum_at(FIRST_LOOK);
+        self.rank_above(logits, scale, bound);
+        if mass(&self.ranked) < top_p * total {
+            // A little lower than the bound itself, so that rounding cannot exclude a needed token.
+            let lightest = 0.99 * (1.0 - top_p) * total / logits.len() as f64;
+            let bound = logit_at(scale.best(), truncation.temperature, lightest).next_down();
+            self.rank_above(logits, scale, bound);
         }
-        let mut missing = top_p * masses.iter().sum::<f64>();
-        let reaches = |&mass: &f64| {
-            let reached = mass >= missing;
-            if !reached {
-                missing -= mass;
-            }
-            reached
-        };
-        let Some(boundary) = masses.iter().position(reaches) else {
-            // Rounding left a rest beyond the last bin: keep everything.
-            return 0;
-        };
+        cut_at_mass(&mut self.ranked, top_p * total)
+    }
+
+    /// The `rank`-th largest of the block maxima (from 1), −inf if there are fewer: at least `rank` tokens
+    /// reach it.
+    fn maximum_at(&mut self, rank: usize) -> f32 {
+        if rank > self.block_maxima.len() {
+            return f32::NEG_INFINITY;
+        }
+        self.sorted_maxima.clone_from(&self.block_maxima);
+        *self.sorted_maxima.select_nth_unstable_by(rank - 1, |a, b| b.total_cmp(a)).1
+    }
+
+    /// Sets `ranked` to all possible tokens with a logit of at least `bound`, in no order.
+    fn rank_above(&mut self, logits: &[f32], scale: &Scale, bound: f32) {
+        let bound = bound.max(f32::MIN);
         self.ranked.clear();
-        for (&id, &weight) in self.ids.iter().zip(&self.weights).filter(|&(&id, _)| bin(id) == boundary) {
-            self.ranked.push((rank_key(logits[id as usize], id), weight));
+        for (block, _) in self.block_maxima.iter().enumerate().filter(|&(_, &max)| max >= bound) {
+            let start = block * MAXIMA_BLOCK;
+            for (id, &logit) in logits.iter().enumerate().skip(start).take(MAXIMA_BLOCK) {
+                if logit >= bound {
+                    self.ranked.push((rank_key(logit, id as u32), scale.weight(logit)));
+                }
+            }
         }
-        key_at_mass(&mut self.ranked, missing)
     }
 
-    /// Keeps the candidates for which `keep` holds, in their order.
-    fn keep(&mut self, keep: impl Fn(u32) -> bool) {
-        let mut kept = 0;
-        for index in 0..self.ids.len() {
-            // Written always and counted if kept: no branch to mispredict.
-            let id = self.ids[index];
-            self.ids[kept] = id;
-            self.weights[kept] = self.weights[index];
-            kept += usize::from(keep(id));
+    /// Sets `ids` to the tokens that rank at least as high as `cut`.
+    fn gather(&mut self, logits: &[f32], cut: u64) {
+        let bound = logit_of(cut);
+        for (block, _) in self.block_maxima.iter().enumerate().filter(|&(_, &max)| max >= bound) {
+            let start = block * MAXIMA_BLOCK;
+            for (id, &logit) in logits.iter().enumerate().skip(start).take(MAXIMA_BLOCK) {
+                if logit >= bound && rank_key(logit, id as u32) >= cut {
+                    self.ids.push(id as u32);
+                }
+            }
         }
-        self.ids.truncate(kept);
-        self.weights.truncate(kept);
     }
 
     /// The final distribution: ids ascending, with probabilities. Tokens of probability 0 are left out.
@@ -179,19 +180,19 @@ impl Candidates {
 
     #[cfg(test)]
     pub(crate) fn capacities(&self) -> [usize; 4] {
-        [self.ids.capacity(), self.weights.capacity(), self.block_maxima.capacity(), self.ranked.capacity()]
+        [self.ids.capacity(), self.weights.capacity(), self.sorted_maxima.capacity(), self.ranked.capacity()]
     }
 }
 
 /// The key of the first of `ranked`, best first, at which the sum of the weights reaches `mass`; the last
 /// one's if rounding keeps the sum below it.
-fn key_at_mass(ranked: &mut [(u64, f32)], mut mass: f64) -> u64 {
+fn cut_at_mass(ranked: &mut [(u64, f32)], mut mass: f64) -> u64 {
     let mut rest = ranked;
     while rest.len() > SORT_MAX {
         let middle = rest.len() / 2;
         rest.select_nth_unstable_by(middle, best_first);
         let (better, worse) = rest.split_at_mut(middle);
-        let better_mass: f64 = better.iter().map(|&(_, weight)| f64::from(weight)).sum();
+        let better_mass = self::mass(better);
         if better_mass >= mass {
             rest = better;
         } else {
@@ -216,8 +217,19 @@ fn rank_key(logit: f32, id: u32) -> u64 {
     u64::from(ordered) << 32 | u64::from(!id)
 }
 
-fn id_of(key: u64) -> u32 {
-    !(key as u32)
+/// The logit of a rank key; +0 for both zeros.
+fn logit_of(key: u64) -> f32 {
+    let ordered = (key >> 32) as u32;
+    f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+}
+
+/// The logit at which a token has `weight` ∈ (0, 1] relative to the best.
+fn logit_at(best: f32, temperature: f32, weight: f64) -> f32 {
+    (f64::from(best) + f64::from(temperature) * weight.ln()) as f32
+}
+
+fn mass(ranked: &[(u64, f32)]) -> f64 {
+    ranked.iter().map(|&(_, weight)| f64::from(weight)).sum()
 }
 
 fn best_first(a: &(u64, f32), b: &(u64, f32)) -> std::cmp::Ordering {
@@ -243,7 +255,7 @@ mod tests {
         let ranking =
             [(1e30, 7), (1.0, 3), (1.0, 4), (0.0, 0), (-0.0, 1), (0.0, 2), (-1.0, 0), (f32::NEG_INFINITY, 0)];
         assert!(ranking.windows(2).all(|w| rank_key(w[0].0, w[0].1) > rank_key(w[1].0, w[1].1)));
-        assert!(ranking.iter().all(|&(logit, id)| id_of(rank_key(logit, id)) == id));
+        assert!(ranking.iter().all(|&(logit, id)| logit_of(rank_key(logit, id)) == logit));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::candidates::{Candidates, Truncation};
 use crate::error::{Error, Result};
 use crate::params::SamplingParams;
 use crate::penalties::Penalties;
-use crate::softmax;
+use crate::softmax::{self, Scale};
 
 /// The token chosen in one step.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,7 +117,8 @@ impl Sampler {
             self.candidates.draw(fraction(&mut self.rng))
         };
         self.penalties.record(token);
-        let log_sum = softmax::log_sum_exp_over_max(logits, max);
+        // Relative to the maximum: added to one of 1e30, the logarithm would be lost.
+        let log_sum = Scale::new(max, 1.0).total(logits).ln();
         let logprob = |logit: f32| (f64::from(logit) - f64::from(max) - log_sum) as f32;
         let mut top_logprobs = top_tokens(logits, self.num_top_logprobs);
         for (_, value) in &mut top_logprobs {

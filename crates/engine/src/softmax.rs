@@ -52,26 +52,47 @@ fn add_to_lanes(sums: &mut [f64; LANES], values: &[f32]) {
     }
 }
 
-/// Sets `out` to e^((logit − best) / temperature), given as `inverse` = 1 / temperature.
-pub(crate) fn weights(logits: &[f32], best: f32, inverse: f32, out: &mut [f32]) {
-    for (weight, &logit) in out.iter_mut().zip(logits) {
-        *weight = exp_nonpositive((logit - best) * inverse);
-    }
+/// The weights e^((logit − best) / temperature) of logits that are finite or −inf.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    best: f32,
+    inverse: f32,
 }
 
-/// ln Σ e^(logit − max), for finite or −inf logits with the finite maximum `max`.
-///
-/// Relative to the maximum, because added to one of 1e30 the sum would be lost.
-pub(crate) fn log_sum_exp_over_max(logits: &[f32], max: f32) -> f64 {
-    // A buffer between the exponentials and the sums keeps each loop simple enough to be vectorized.
-    let mut buffer = [0.0; 32 * LANES];
-    let mut sums = [0.0; LANES];
-    for chunk in logits.chunks(buffer.len()) {
-        let exps = &mut buffer[..chunk.len()];
-        weights(chunk, max, 1.0, exps);
-        add_to_lanes(&mut sums, exps);
+impl Scale {
+    /// `best` is the finite maximum of the logits: it weighs 1. `temperature` is above 0.
+    pub(crate) fn new(best: f32, temperature: f32) -> Self {
+        // A subnormal temperature has no finite inverse, and 0 · inf would make the best token's weight NaN.
+        Scale { best, inverse: temperature.recip().min(f32::MAX) }
     }
-    sums.iter().sum::<f64>().ln()
+
+    pub(crate) fn best(&self) -> f32 {
+        self.best
+    }
+
+    #[inline(always)]
+    pub(crate) fn weight(&self, logit: f32) -> f32 {
+        exp_nonpositive((logit - self.best) * self.inverse)
+    }
+
+    pub(crate) fn weights(&self, logits: &[f32], out: &mut [f32]) {
+        for (weight, &logit) in out.iter_mut().zip(logits) {
+            *weight = self.weight(logit);
+        }
+    }
+
+    /// Σ weights.
+    pub(crate) fn total(&self, logits: &[f32]) -> f64 {
+        // A buffer between the exponentials and the sums keeps each loop simple enough to be vectorized.
+        let mut buffer = [0.0; 32 * LANES];
+        let mut sums = [0.0; LANES];
+        for chunk in logits.chunks(buffer.len()) {
+            let weights = &mut buffer[..chunk.len()];
+            self.weights(chunk, weights);
+            add_to_lanes(&mut sums, weights);
+        }
+        sums.iter().sum()
+    }
 }
 
 /// The greatest value, −inf for none. The values are not NaN.
@@ -137,17 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn log_sum_exp_of_extremes() {
+    fn totals_of_extremes() {
         let inf = f32::INFINITY;
-        // (logits, expected)
-        let rows: [(&[f32], f64); 4] = [
-            (&[0.0, 0.0], 2f64.ln()),
-            (&[1e30, -1e30, -inf], 0.0),
-            (&[f32::MIN, f32::MAX], 0.0),
-            (&[-1e30, -1e30, -1e30], 3f64.ln()),
+        // (logits, temperature, expected)
+        let rows: [(&[f32], f32, f64); 5] = [
+            (&[1e30, -1e30, -inf], 1.0, 1.0),
+            (&[f32::MIN, f32::MAX], 2.0, 1.0),
+            (&[-1e30, -1e30, -1e30], 1.0, 3.0),
+            (&[1.0, 0.0, 1.0], f32::from_bits(1), 2.0),
+            (&[0.0; 1000], 1.0, 1000.0),
         ];
-        for (logits, expected) in rows {
-            assert_eq!(log_sum_exp_over_max(logits, max(logits)), expected, "{logits:?}");
+        for (logits, temperature, expected) in rows {
+            assert_eq!(Scale::new(max(logits), temperature).total(logits), expected, "{logits:?}");
         }
     }
 }

@@ -40,7 +40,10 @@ impl LatentCache {
     pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Self {
         let blocks = tokens.div_ceil(BLOCK_TOKENS);
         let layer = || LatentRows::new(format, blocks, config.latent_width());
-        Self { layers: (0..config.layers_with_mtp()).map(|_| layer()).collect(), free: (0..blocks as u32).rev().collect() }
+        Self {
+            layers: (0..config.layers_with_mtp()).map(|_| layer()).collect(),
+            free: (0..blocks as u32).rev().collect(),
+        }
     }
 
     /// Bytes per token over all main layers.

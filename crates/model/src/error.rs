@@ -52,7 +52,9 @@ pub enum Error {
     )]
     ContextTooLong { wanted: usize, context: usize },
 
-    #[error("the latent cache is full: {wanted} more tokens asked for, room for {available}; make the cache larger")]
+    #[error(
+        "the latent cache is full: {wanted} more tokens asked for, room for {available}; make the cache larger"
+    )]
     CacheFull { wanted: usize, available: usize },
 
     #[error("nothing to run: the prompt has no tokens")]

@@ -20,7 +20,6 @@
 //! its caller chose (tokens, lengths).
 #![forbid(unsafe_code)]
 
-pub mod accounting;
 mod batch;
 mod cache;
 pub mod config;
@@ -32,7 +31,7 @@ mod moe;
 mod mtp;
 mod observe;
 pub mod presets;
-pub mod synthesize;
+
 mod transformer;
 mod weights;
 mod workspace;

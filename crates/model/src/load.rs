@@ -2,6 +2,7 @@
 //! threads, and the file's pages are given back as soon as they are read.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use fathom_checkpoint::names::{self, Attention, Ffn, Layer};
 use fathom_checkpoint::{Checkpoint, Matrix};
@@ -35,7 +36,8 @@ pub(crate) fn weights(
 ) -> Result<Weights> {
     let total = check_tensors(config, checkpoint, options)?;
     checkpoint.read_sequentially();
-    Loader { config, checkpoint, compute, format: options.format, progress, done: 0, total }.weights(options.mtp)
+    Loader { config, checkpoint, compute, format: options.format, progress, done: 0, total }
+        .weights(options.mtp)
 }
 
 /// Every tensor that must be there is, and no other; returns the bytes that will be read.
@@ -123,9 +125,9 @@ impl<'a> Loader<'a> {
         ];
         let rows = first_rows + config.latent_width();
         let mut qkv_a = self.pack(&sources, [rows, hidden], |row| match row.checked_sub(first_rows) {
-            None if config.q_lora_rank.is_none() => Some((0, self.rotary_row(row, query, nope))),
+            None if config.q_lora_rank.is_none() => Some((0, rotary_row(config, row, query, nope))),
             None => Some((0, row)),
-            Some(row) => Some((1, self.rotary_row(row, config.latent_width(), latent))),
+            Some(row) => Some((1, rotary_row(config, row, config.latent_width(), latent))),
         })?;
         self.finished(&sources);
         if config.attention_bias {
@@ -134,20 +136,24 @@ impl<'a> Loader<'a> {
                 bias = self.vector(&names.attention_bias(first), first_rows)?;
             }
             let kv = self.vector(&names.attention_bias(Attention::KvAProjWithMqa), config.latent_width())?;
-            bias.extend((0..kv.len()).map(|row| kv[self.rotary_row(row, config.latent_width(), latent)]));
+            bias.extend((0..kv.len()).map(|row| kv[rotary_row(config, row, config.latent_width(), latent)]));
             qkv_a = qkv_a.with_bias(&bias);
         }
         let q_b = match config.q_lora_rank {
             None => None,
             Some(rank) => {
-                let source = [self.checkpoint.matrix(&names.attention(Attention::QBProj), [heads * query, rank])?];
-                let q_b = self.pack(&source, [heads * query, rank], |row| Some((0, self.rotary_row(row, query, nope))))?;
+                let source =
+                    [self.checkpoint.matrix(&names.attention(Attention::QBProj), [heads * query, rank])?];
+                let q_b = self.pack(&source, [heads * query, rank], |row| {
+                    Some((0, rotary_row(config, row, query, nope)))
+                })?;
                 self.finished(&source);
                 Some((self.vector(&names.attention(Attention::QALayernorm), rank)?, q_b))
             }
         };
         let kv_a_layernorm = self.vector(&names.attention(Attention::KvALayernorm), latent)?;
-        let kv_b = self.checkpoint.matrix(&names.attention(Attention::KvBProj), [heads * (nope + value), latent])?;
+        let kv_b =
+            self.checkpoint.matrix(&names.attention(Attention::KvBProj), [heads * (nope + value), latent])?;
         let mut w = AttentionWeights {
             qkv_a,
             q_b,
@@ -175,27 +181,12 @@ impl<'a> Loader<'a> {
         Ok(w)
     }
 
-    /// Where row `row` of a matrix is stored, whose rows come in slices of `slice` with the rotary
-    /// part from `rotary` on. Released checkpoints keep rotary pairs side by side, as the kernels
-    /// want them; with `rope_interleave: false` a pair is half the rotary part apart.
-    fn rotary_row(&self, row: usize, slice: usize, rotary: usize) -> usize {
-        let (start, within) = (row - row % slice, row % slice);
-        if self.config.rope_interleave || within < rotary {
-            return row;
-        }
-        let (pair, odd) = ((within - rotary) / 2, (within - rotary) % 2);
-        start + rotary + pair + odd * (slice - rotary) / 2
-    }
-
     fn moe(&mut self, names: Layer) -> Result<Moe> {
         let config = self.config;
         let (experts, hidden, width) =
             (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size);
         let source = [self.checkpoint.matrix(&names.router(), [experts, hidden])?];
-        let format = std::mem::replace(&mut self.format, WeightFormat::F32);
-        let gate = self.pack(&source, [experts, hidden], |row| Some((0, row)));
-        self.format = format;
-        let gate = gate?;
+        let gate = pack(self.compute, WeightFormat::F32, &source, [experts, hidden], |row| Some((0, row)))?;
         self.finished(&source);
         let bias = match config.model_type {
             ModelType::DeepseekV2 => Vec::new(),
@@ -216,19 +207,24 @@ impl<'a> Loader<'a> {
 
     /// A SwiGLU of `count · width` (gate, up and down by name), cut into `count` of `width` whose
     /// sum it is.
-    fn mlps(&mut self, [gate, up, down]: [String; 3], width: usize, count: usize, bias: bool) -> Result<Vec<Mlp>> {
+    fn mlps(
+        &mut self,
+        [gate, up, down]: [String; 3],
+        width: usize,
+        count: usize,
+        bias: bool,
+    ) -> Result<Vec<Mlp>> {
         let hidden = self.config.hidden_size;
         let whole = count * width;
-        let gate_up = [
-            self.checkpoint.matrix(&gate, [whole, hidden])?,
-            self.checkpoint.matrix(&up, [whole, hidden])?,
-        ];
+        let gate_up =
+            [self.checkpoint.matrix(&gate, [whole, hidden])?, self.checkpoint.matrix(&up, [whole, hidden])?];
         let down_source = self.checkpoint.matrix(&down, [hidden, whole])?;
         let biases = match bias {
             false => None,
-            true => Some([(&gate, whole), (&up, whole), (&down, hidden)].map(|(name, len)| {
-                self.vector(&names::bias_name(name), len)
-            })),
+            true => Some(
+                [(&gate, whole), (&up, whole), (&down, hidden)]
+                    .map(|(name, len)| self.vector(&names::bias_name(name), len)),
+            ),
         };
         let biases = biases.map(|[gate, up, down]| Ok::<_, Error>([gate?, up?, down?])).transpose()?;
         let rows = 2 * width.next_multiple_of(PANEL);
@@ -242,7 +238,7 @@ impl<'a> Loader<'a> {
             };
             let mut gate_up = self.pack(&gate_up, [rows, hidden], locate)?;
             let columns = part * width..(part + 1) * width;
-            let mut down = self.pack_columns(&down_source, columns)?;
+            let mut down = pack_columns(self.compute, self.format, &down_source, columns)?;
             if let Some([gate, up, down_bias]) = &biases {
                 let at = |row| locate(row).map_or(0.0, |(source, row)| [gate, up][source][row]);
                 gate_up = gate_up.with_bias(&(0..rows).map(at).collect::<Vec<_>>());
@@ -273,7 +269,7 @@ impl<'a> Loader<'a> {
             threads: usize,
             source: &Matrix<'_>,
             out: &mut [T],
-            convert: impl Fn(f32) -> T + Copy + Send,
+            convert: impl Fn(f32) -> T + Copy + Send + Sync,
         ) -> Result<()> {
             let cols = source.cols();
             let rows_each = source.rows().div_ceil(threads);
@@ -323,41 +319,13 @@ impl<'a> Loader<'a> {
         Ok(packed)
     }
 
-    /// Packs a matrix whose row `r` is row `locate(r)` = (source, row) of some sources, or zero.
     fn pack(
         &self,
         sources: &[Matrix<'_>],
-        [rows, cols]: [usize; 2],
+        shape: [usize; 2],
         locate: impl Fn(usize) -> Option<(usize, usize)> + Sync,
     ) -> Result<PackedMatrix> {
-        PackedMatrix::build(self.compute, self.format, [rows, cols], |panel, values| {
-            for (lane, out) in values.chunks_exact_mut(cols).enumerate() {
-                let row = panel * PANEL + lane;
-                if let Some((source, row)) = (row < rows).then(|| locate(row)).flatten() {
-                    sources[source].rows_f32(row..row + 1, out)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Packs some columns of a matrix.
-    fn pack_columns(&self, source: &Matrix<'_>, columns: std::ops::Range<usize>) -> Result<PackedMatrix> {
-        let rows = source.rows();
-        if columns.len() == source.cols() {
-            return self.pack(std::slice::from_ref(source), [rows, columns.len()], |row| Some((0, row)));
-        }
-        PackedMatrix::build(self.compute, self.format, [rows, columns.len()], |panel, values| {
-            let mut whole = vec![0.0; source.cols()];
-            for (lane, out) in values.chunks_exact_mut(columns.len()).enumerate() {
-                let row = panel * PANEL + lane;
-                if row < rows {
-                    source.rows_f32(row..row + 1, &mut whole)?;
-                    out.copy_from_slice(&whole[columns.clone()]);
-                }
-            }
-            Ok(())
-        })
+        pack(self.compute, self.format, sources, shape, locate)
     }
 
     /// The sources have been read: their pages may go.
@@ -372,4 +340,61 @@ impl<'a> Loader<'a> {
         self.done += bytes as u64;
         (self.progress)(self.done.min(self.total), self.total);
     }
+}
+
+/// Where row `row` of a matrix is stored, whose rows come in slices of `slice` with the rotary
+/// part from `rotary` on. Released checkpoints keep rotary pairs side by side, as the kernels
+/// want them; with `rope_interleave: false` a pair is half the rotary part apart.
+fn rotary_row(config: &Config, row: usize, slice: usize, rotary: usize) -> usize {
+    let (start, within) = (row - row % slice, row % slice);
+    if config.rope_interleave || within < rotary {
+        return row;
+    }
+    let (pair, odd) = ((within - rotary) / 2, (within - rotary) % 2);
+    start + rotary + pair + odd * (slice - rotary) / 2
+}
+
+/// Packs a matrix whose row `r` is row `locate(r)` = (source, row) of some sources, or zero.
+fn pack(
+    compute: &Compute,
+    format: WeightFormat,
+    sources: &[Matrix<'_>],
+    [rows, cols]: [usize; 2],
+    locate: impl Fn(usize) -> Option<(usize, usize)> + Sync,
+) -> Result<PackedMatrix> {
+    PackedMatrix::build(compute, format, [rows, cols], |panel, values| {
+        for (lane, out) in values.chunks_exact_mut(cols).enumerate() {
+            let row = panel * PANEL + lane;
+            if let Some((source, row)) = (row < rows).then(|| locate(row)).flatten() {
+                sources[source].rows_f32(row..row + 1, out)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Packs columns `columns` of a matrix.
+fn pack_columns(
+    compute: &Compute,
+    format: WeightFormat,
+    source: &Matrix<'_>,
+    columns: Range<usize>,
+) -> Result<PackedMatrix> {
+    let rows = source.rows();
+    if columns.len() == source.cols() {
+        return pack(compute, format, std::slice::from_ref(source), [rows, columns.len()], |row| {
+            Some((0, row))
+        });
+    }
+    PackedMatrix::build(compute, format, [rows, columns.len()], |panel, values| {
+        let mut whole = vec![0.0; source.cols()];
+        for (lane, out) in values.chunks_exact_mut(columns.len()).enumerate() {
+            let row = panel * PANEL + lane;
+            if row < rows {
+                source.rows_f32(row..row + 1, &mut whole)?;
+                out.copy_from_slice(&whole[columns.clone()]);
+            }
+        }
+        Ok(())
+    })
 }

@@ -130,7 +130,13 @@ impl Attention<'_> {
             }
             Some((norm, q_b)) => {
                 let q_latent = room(&mut space.q_latent, rows * q_cols);
-                rmsnorm(compute, Rows { values: qkv_a, cols: q_cols, stride }, norm, LATENT_NORM_EPS, q_latent);
+                rmsnorm(
+                    compute,
+                    Rows { values: qkv_a, cols: q_cols, stride },
+                    norm,
+                    LATENT_NORM_EPS,
+                    q_latent,
+                );
                 space.activations.prepare(compute, w.format(), Rows::dense(q_latent, q_cols));
                 let stride = heads * query;
                 let q = room(&mut space.q, rows * stride);
@@ -245,7 +251,8 @@ impl Attention<'_> {
         values: &mut [f32],
     ) {
         let (compute, config) = (self.compute, self.config);
-        let (heads, nope, query) = (config.num_attention_heads, config.qk_nope_head_dim, config.qk_head_dim());
+        let (heads, nope, query) =
+            (config.num_attention_heads, config.qk_nope_head_dim, config.qk_head_dim());
         let (latent, width, value) = (config.kv_lora_rank, config.latent_width(), config.v_head_dim);
         let rows = space.rows.len();
 
@@ -254,15 +261,21 @@ impl Attention<'_> {
         activations.gather(compute, w.format(), x, rows, |row| space.rows[row]);
         let absorbed = room(&mut space.q, rows * heads * width);
         let groups = head_groups(&w.w_uk_transposed, rows, query, width);
-        gemm(compute, activations, &groups, Epilogue::Store, Output { values: absorbed, stride: heads * width });
+        gemm(
+            compute,
+            activations,
+            &groups,
+            Epilogue::Store,
+            Output { values: absorbed, stride: heads * width },
+        );
         for (index, out) in absorbed.chunks_exact_mut(width).enumerate() {
             let (row, head) = (space.rows[index / heads], index % heads);
-            out[latent..].copy_from_slice(&q.values[row * q.stride + head * query + nope..][..width - latent]);
+            out[latent..]
+                .copy_from_slice(&q.values[row * q.stride + head * query + nope..][..width - latent]);
         }
 
         let queries: Vec<absorbed::Query<'_>> = self.absorbed_queries(cache, &space.rows);
-        let shape =
-            absorbed::Shape { heads, latent, rope: width - latent, scale: config.softmax_scale() };
+        let shape = absorbed::Shape { heads, latent, rope: width - latent, scale: config.softmax_scale() };
         let mixed = room(&mut space.mixed, rows * heads * latent);
         absorbed::attend(compute, shape, &queries, absorbed, &mut space.partials, mixed);
 
@@ -292,13 +305,9 @@ impl Attention<'_> {
 }
 
 /// One product per head: columns `head · x_slice ..` of x to columns `head · y_slice ..` of y.
-fn head_groups(
-    weights: &[PackedMatrix],
-    rows: usize,
-    x_slice: usize,
-    y_slice: usize,
-) -> Vec<Group<'_>> {
-    let group = |(head, weights)| Group { weights, rows: 0..rows, x_col: head * x_slice, y_col: head * y_slice };
+fn head_groups(weights: &[PackedMatrix], rows: usize, x_slice: usize, y_slice: usize) -> Vec<Group<'_>> {
+    let group =
+        |(head, weights)| Group { weights, rows: 0..rows, x_col: head * x_slice, y_col: head * y_slice };
     weights.iter().enumerate().map(group).collect()
 }
 
@@ -319,7 +328,11 @@ mod tests {
                 assert_eq!(cheaper_form(&config, 1, context), AttentionForm::Absorbed, "{preset} {context}");
             }
             for tokens in [512, 4_096] {
-                assert_eq!(cheaper_form(&config, tokens, tokens), AttentionForm::Expanded, "{preset} {tokens}");
+                assert_eq!(
+                    cheaper_form(&config, tokens, tokens),
+                    AttentionForm::Expanded,
+                    "{preset} {tokens}"
+                );
             }
             // A few new tokens behind a long context: expanding all of it does not pay.
             assert_eq!(cheaper_form(&config, 16, 100_000), AttentionForm::Absorbed, "{preset}");

@@ -32,7 +32,13 @@ impl FeedForwardSpace {
 
 impl Mlp {
     /// `x [rows, hidden]` to `out [rows, hidden]`.
-    pub(crate) fn forward(&self, compute: &Compute, x: Rows<'_>, space: &mut FeedForwardSpace, out: &mut [f32]) {
+    pub(crate) fn forward(
+        &self,
+        compute: &Compute,
+        x: Rows<'_>,
+        space: &mut FeedForwardSpace,
+        out: &mut [f32],
+    ) {
         let (rows, hidden) = (x.rows(), x.cols);
         let inner = room(&mut space.inner, rows * self.width);
         space.activations.prepare(compute, self.gate_up.format(), x);
@@ -47,7 +53,13 @@ impl Mlp {
 
 impl Moe {
     /// `x [rows, hidden]` to `out [rows, hidden]`.
-    pub(crate) fn forward(&self, compute: &Compute, x: Rows<'_>, space: &mut FeedForwardSpace, out: &mut [f32]) {
+    pub(crate) fn forward(
+        &self,
+        compute: &Compute,
+        x: Rows<'_>,
+        space: &mut FeedForwardSpace,
+        out: &mut [f32],
+    ) {
         let (rows, hidden) = (x.rows(), x.cols);
         self.route(compute, x, space);
         let FeedForwardSpace { activations, inner, outputs, ids, weights, dispatch, .. } = space;
@@ -70,7 +82,9 @@ impl Moe {
         let top_k = self.router.top_k;
         for (row, out) in out.chunks_exact_mut(hidden).enumerate() {
             out.fill(0.0);
-            for (choice, &slot) in dispatch.slots[row * (top_k + self.shared)..][..top_k + self.shared].iter().enumerate() {
+            for (choice, &slot) in
+                dispatch.slots[row * (top_k + self.shared)..][..top_k + self.shared].iter().enumerate()
+            {
                 let weight = if choice < top_k { weights[row * top_k + choice] } else { 1.0 };
                 let expert = &outputs[slot as usize * hidden..][..hidden];
                 out.iter_mut().zip(expert).for_each(|(out, value)| *out += weight * value);
@@ -83,7 +97,13 @@ impl Moe {
         space.activations.prepare(compute, self.gate.format(), x);
         let logits = room(&mut space.logits, rows * experts);
         let groups = [Group::whole(&self.gate, &space.activations)];
-        gemm(compute, &space.activations, &groups, Epilogue::Store, Output { values: logits, stride: experts });
+        gemm(
+            compute,
+            &space.activations,
+            &groups,
+            Epilogue::Store,
+            Output { values: logits, stride: experts },
+        );
         space.ids.resize(rows * top_k, 0);
         space.weights.resize(rows * top_k, 0.0);
         self.router.route(compute, logits, &self.bias, &mut space.ids, &mut space.weights);
@@ -134,7 +154,12 @@ impl Dispatch {
     ) -> Vec<Group<'a>> {
         let experts = self.starts.windows(2).enumerate().filter(|(_, ends)| ends[0] < ends[1]);
         experts
-            .map(|(expert, ends)| Group { weights: weights(expert), rows: ends[0]..ends[1], x_col: 0, y_col: 0 })
+            .map(|(expert, ends)| Group {
+                weights: weights(expert),
+                rows: ends[0]..ends[1],
+                x_col: 0,
+                y_col: 0,
+            })
             .collect()
     }
 }

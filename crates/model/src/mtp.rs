@@ -55,7 +55,8 @@ impl Model {
         let weights =
             self.weights.mtp.get(module).ok_or(Error::NoSuchMtpModule { wanted: module + 1, available })?;
         let vocab_size = config.vocab_size;
-        if let Some((position, &token)) = tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab_size) {
+        if let Some((position, &token)) = tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab_size)
+        {
             return Err(Error::TokenOutOfRange { token, position, vocab_size });
         }
         cache.reserve(sequence, rows)?;

@@ -111,7 +111,8 @@ impl Model {
         let logit_rows = batch::logit_rows(segments);
         let hidden = self.config.hidden_size;
         {
-            let parts = segments.iter().map(|s| (s.sequence.len, s.tokens.len(), s.sequence.block_table.as_slice()));
+            let parts =
+                segments.iter().map(|s| (s.sequence.len, s.tokens.len(), s.sequence.block_table.as_slice()));
             let batch = Batch::new(parts);
             let x = room(&mut workspace.x, batch.rows() * hidden);
             let tokens = segments.iter().flat_map(|segment| segment.tokens);

@@ -60,7 +60,9 @@ impl<'a> Fields<'a> {
     pub(super) fn optional_number(&self, field: &'static str, above: f64) -> Result<Option<f64>> {
         let Some(value) = self.get(field) else { return Ok(None) };
         match value.as_f64() {
-            Some(number) if number.is_finite() && number > above && number < f64::from(f32::MAX) => Ok(Some(number)),
+            Some(number) if number.is_finite() && number > above && number < f64::from(f32::MAX) => {
+                Ok(Some(number))
+            }
             _ => Err(self.bad(field, &format!("a finite number above {above}"), value)),
         }
     }

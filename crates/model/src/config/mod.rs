@@ -94,8 +94,8 @@ impl Config {
     /// compute; the error names file, field, expected and got.
     pub fn read(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-        let text =
-            std::fs::read_to_string(&file).map_err(|source| Error::ReadConfig { file: file.clone(), source })?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|source| Error::ReadConfig { file: file.clone(), source })?;
         Self::parse(&text, &file)
     }
 

@@ -44,12 +44,16 @@ pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
         topk_method: topk_method(&fields, v3)?,
         scoring_func: scoring_func(&fields, v3)?,
         norm_topk_prob: fields.flag("norm_topk_prob", v3)?,
-        routed_scaling_factor: fields
-            .optional_number("routed_scaling_factor", 0.0)?
-            .unwrap_or(if v3 { 2.5 } else { 1.0 }) as f32,
-        first_k_dense_replace: fields
-            .optional_count("first_k_dense_replace")?
-            .unwrap_or(if v3 { 3 } else { 0 }),
+        routed_scaling_factor: fields.optional_number("routed_scaling_factor", 0.0)?.unwrap_or(if v3 {
+            2.5
+        } else {
+            1.0
+        }) as f32,
+        first_k_dense_replace: fields.optional_count("first_k_dense_replace")?.unwrap_or(if v3 {
+            3
+        } else {
+            0
+        }),
         moe_layer_freq: fields.optional_dimension("moe_layer_freq")?.unwrap_or(1),
         num_nextn_predict_layers: fields.optional_count("num_nextn_predict_layers")?.unwrap_or(0),
         rms_norm_eps: fields.optional_number("rms_norm_eps", 0.0)?.unwrap_or(1e-6) as f32,
@@ -104,9 +108,14 @@ fn quantization(fields: &Fields<'_>) -> Result<Option<([usize; 2], bool)>> {
     quantization.word("quant_method", &[("fp8", ())])?;
     quantization.word("fmt", &[("e4m3", ())])?;
     let power_of_two = quantization.word("scale_fmt", &[("ue8m0", true), ("float", false)])?.unwrap_or(false);
-    let Some(value) = quantization.get("weight_block_size") else { return Ok(Some(([128, 128], power_of_two))) };
+    let Some(value) = quantization.get("weight_block_size") else {
+        return Ok(Some(([128, 128], power_of_two)));
+    };
     let sides: Option<Vec<usize>> = value.as_array().and_then(|sides| {
-        sides.iter().map(|side| side.as_u64().filter(|side| (1..=1 << 20).contains(side)).map(|s| s as usize)).collect()
+        sides
+            .iter()
+            .map(|side| side.as_u64().filter(|side| (1..=1 << 20).contains(side)).map(|s| s as usize))
+            .collect()
     });
     match sides.as_deref() {
         Some(&[rows, cols]) => Ok(Some(([rows, cols], power_of_two))),
@@ -119,11 +128,19 @@ fn check(config: &Config, fields: &Fields<'_>) -> Result<()> {
         Err(Error::BadField { file: fields.file.to_owned(), field, expected, got: got.to_string() })
     };
     if !config.qk_rope_head_dim.is_multiple_of(2) {
-        return fail("qk_rope_head_dim", "even: rotary numbers come in pairs".to_owned(), config.qk_rope_head_dim);
+        return fail(
+            "qk_rope_head_dim",
+            "even: rotary numbers come in pairs".to_owned(),
+            config.qk_rope_head_dim,
+        );
     }
     let heads = fields.optional_dimension("num_key_value_heads")?.unwrap_or(config.num_attention_heads);
     if heads != config.num_attention_heads {
-        return fail("num_key_value_heads", format!("{}, as num_attention_heads", config.num_attention_heads), heads);
+        return fail(
+            "num_key_value_heads",
+            format!("{}, as num_attention_heads", config.num_attention_heads),
+            heads,
+        );
     }
     let any_moe = (0..config.layers_with_mtp()).any(|layer| config.is_moe(layer));
     if !any_moe {
@@ -135,7 +152,11 @@ fn check(config: &Config, fields: &Fields<'_>) -> Result<()> {
     }
     let experts = config.n_routed_experts;
     if config.num_experts_per_tok == 0 || config.num_experts_per_tok > experts {
-        return fail("num_experts_per_tok", format!("from 1 to n_routed_experts = {experts}"), config.num_experts_per_tok);
+        return fail(
+            "num_experts_per_tok",
+            format!("from 1 to n_routed_experts = {experts}"),
+            config.num_experts_per_tok,
+        );
     }
     if config.topk_method == TopkMethod::Greedy {
         return Ok(());

@@ -47,7 +47,9 @@ impl RopeScaling {
     /// What attention scores are multiplied by beyond `qk_head_dim^-½`.
     pub fn score_factor(&self) -> f64 {
         match self {
-            RopeScaling::Yarn(Yarn { factor, mscale_all_dim: Some(all), .. }) => mscale(*factor, *all).powi(2),
+            RopeScaling::Yarn(Yarn { factor, mscale_all_dim: Some(all), .. }) => {
+                mscale(*factor, *all).powi(2)
+            }
             _ => 1.0,
         }
     }

@@ -348,7 +348,7 @@ mod tests {
             (&[0x0f, 0x0b], None),
         ];
         for (bytes, expected) in rows {
-            // Register r holds 100 + r, but where [rcx] and no index are meant.
+            // Register r holds 100 + r.
             let decoded = decode(5000, |i| bytes.get(i as usize).copied().unwrap_or(0), |r| 100 + r as u64);
             let expected = expected.map(|instruction| (instruction, bytes.len() as u64));
             assert_eq!(decoded, expected, "{bytes:02x?}");
