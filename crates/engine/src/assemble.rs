@@ -1,18 +1,15 @@
 //! Token ids become text that is safe to show.
 
-use crate::stop::{StopChecker, StopPiece};
+use crate::stop::{StopChecker, TextPiece};
 
 /// A streaming detokenizer: token ids in, whole characters out.
 pub trait Detokenize {
     /// Takes the next token; returns the text that is certain now, often empty in the middle of a character.
     fn push(&mut self, id: u32) -> String;
 
-    /// No more tokens: returns what is left, with U+FFFD for a character that was never completed.
+    /// There are no more tokens: returns what is left, with U+FFFD for a character that was never completed.
     fn finish(&mut self) -> String;
 }
-
-/// What one token led to: text to show, and the stop string if it completed one.
-pub type Assembled = StopPiece;
 
 /// Joins a detokenizer and the stop strings of a request.
 ///
@@ -32,9 +29,9 @@ impl<D: Detokenize> TextAssembler<D> {
     }
 
     /// Takes the next token of the answer. After a stop string all further tokens are ignored.
-    pub fn push(&mut self, id: u32) -> Assembled {
+    pub fn push(&mut self, id: u32) -> TextPiece {
         if self.stopped.is_some() {
-            return Assembled::default();
+            return TextPiece::default();
         }
         let text = self.detokenizer.push(id);
         let piece = self.stops.push(&text);
@@ -44,9 +41,9 @@ impl<D: Detokenize> TextAssembler<D> {
 
     /// Ends the answer and releases the rest of its text. This too can find a stop string: one completed by
     /// the detokenizer's rest, or one that waited for a longer, earlier one to be decided.
-    pub fn finish(&mut self) -> Assembled {
+    pub fn finish(&mut self) -> TextPiece {
         if self.stopped.is_some() {
-            return Assembled::default();
+            return TextPiece::default();
         }
         let rest = self.detokenizer.finish();
         let mut piece = self.stops.push(&rest);

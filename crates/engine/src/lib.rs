@@ -14,7 +14,7 @@
 //!   re-checks.
 //! - [`Sampler`] chooses. Its order of operations stands in its documentation and nowhere else.
 //! - [`FinishRule`] ends a sequence by token id or by length, [`StopChecker`] by text.
-//! - [`TextAssembler`] joins a streaming detokenizer and the stop checker.
+//! - [`TextAssembler`] joins a streaming detokenizer ([`Detokenize`]) and the stop checker.
 //!
 //! **Invariant:** same logits, parameters and seed give the same tokens, whatever the number of threads and
 //! however the text is cut into pieces.
@@ -38,9 +38,9 @@ mod stop;
 #[cfg(test)]
 mod reference;
 
-pub use assemble::{Assembled, Detokenize, TextAssembler};
+pub use assemble::{Detokenize, TextAssembler};
 pub use error::{Error, Result};
 pub use finish::{FinishReason, FinishRule};
 pub use params::SamplingParams;
 pub use sampler::{Sampled, Sampler};
-pub use stop::{StopChecker, StopPiece};
+pub use stop::{StopChecker, TextPiece};

@@ -16,7 +16,7 @@
 
 /// What one piece of text led to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StopPiece {
+pub struct TextPiece {
     /// Text that is now safe to show; empty if all of it is held back.
     pub emit: String,
     /// The index of the stop string found, if one was. Nothing is emitted after it.
@@ -38,12 +38,12 @@ impl StopChecker {
     }
 
     /// Takes the next piece of text.
-    pub fn push(&mut self, piece: &str) -> StopPiece {
+    pub fn push(&mut self, piece: &str) -> TextPiece {
         self.advance(piece, false)
     }
 
     /// The text has ended: releases what was held back, unless a stop string lies in it.
-    pub fn finish(&mut self) -> StopPiece {
+    pub fn finish(&mut self) -> TextPiece {
         self.advance("", true)
     }
 
@@ -52,9 +52,9 @@ impl StopChecker {
         &self.held
     }
 
-    fn advance(&mut self, piece: &str, ended: bool) -> StopPiece {
+    fn advance(&mut self, piece: &str, ended: bool) -> TextPiece {
         if self.found {
-            return StopPiece::default();
+            return TextPiece::default();
         }
         self.held.push_str(piece);
         let mut safe = self.held.len();
@@ -74,7 +74,7 @@ impl StopChecker {
             self.found = true;
             self.held.clear();
         }
-        StopPiece { emit, stop }
+        TextPiece { emit, stop }
     }
 
     /// The shortest stop string that `text` starts with; the first listed of equals.
@@ -98,7 +98,7 @@ mod tests {
     #[track_caller]
     fn check(stops: &[&str], pieces: &[&str], emits: &[&str], found: Option<usize>) {
         let mut checker = StopChecker::new(&owned(stops));
-        let mut out: Vec<StopPiece> = pieces.iter().map(|piece| checker.push(piece)).collect();
+        let mut out: Vec<TextPiece> = pieces.iter().map(|piece| checker.push(piece)).collect();
         out.push(checker.finish());
         assert_eq!(out.iter().map(|piece| piece.emit.as_str()).collect::<Vec<_>>(), emits);
         assert_eq!(out.iter().filter_map(|piece| piece.stop).collect::<Vec<_>>(), Vec::from_iter(found));
@@ -170,7 +170,7 @@ mod tests {
             found = found.or(out.stop);
             prop_assert_eq!((emitted, found), (expected, expected_stop));
             if found.is_some() {
-                prop_assert_eq!(checker.push("more"), StopPiece::default());
+                prop_assert_eq!(checker.push("more"), TextPiece::default());
             }
         }
     }

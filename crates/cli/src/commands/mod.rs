@@ -1,0 +1,10 @@
+//! One file per command: its arguments, one call, its output.
+
+pub(crate) mod bench;
+pub(crate) mod chat;
+pub(crate) mod generate;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod score;
+pub(crate) mod synth;
+pub(crate) mod tokenize;

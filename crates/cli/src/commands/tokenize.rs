@@ -1,0 +1,9 @@
+//! `fathom tokenize`.
+
+/// Turn text into token ids and back.
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(_args: Args) -> anyhow::Result<()> {
+    anyhow::bail!("not built yet")
+}
