@@ -1,14 +1,14 @@
 //! What a kernel runs on.
 
-use crate::{Isa, Result, ThreadPool};
+use crate::pool::ThreadPool;
+use crate::{Isa, Result};
 
 /// An instruction set and the threads to run it on; made once per process and shared.
 #[derive(Debug)]
 pub struct Compute {
-    /// The instruction set all kernels use.
-    pub isa: Isa,
-    /// The threads.
-    pub pool: ThreadPool,
+    /// Available on this machine: kernels rely on it.
+    pub(crate) isa: Isa,
+    pub(crate) pool: ThreadPool,
 }
 
 impl Compute {
@@ -32,5 +32,15 @@ impl Compute {
             some => some,
         };
         Self { isa, pool: ThreadPool::new(threads) }
+    }
+
+    /// The instruction set all kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that compute, the calling one included.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
     }
 }

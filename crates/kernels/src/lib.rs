@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
-//! | [`rmsnorm`], [`rope`], [`swiglu`], [`router`] | the small ones |
+//! | [`rmsnorm`], [`rope`], `swiglu`, [`router`] | the small ones |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
 //!
 //! Every operation runs on a [`Compute`]: an ISA and a pool of threads that live as long as the
@@ -35,10 +35,8 @@ pub mod roofline;
 pub mod rope;
 pub mod router;
 mod shared;
-pub mod swiglu;
+mod swiglu;
 
 pub use compute::Compute;
 pub use error::{Error, Result};
 pub use isa::Isa;
-pub use memory::{AlignedBuffer, Scratch};
-pub use pool::ThreadPool;

@@ -11,7 +11,7 @@ struct Line([u8; LINE]);
 
 /// A zero-initialised buffer of `T` that begins on a cache line. Pages that were never written
 /// cost no memory: the zeroes come from the operating system.
-pub struct AlignedBuffer<T> {
+pub(crate) struct AlignedBuffer<T> {
     lines: Vec<Line>,
     len: usize,
     element: std::marker::PhantomData<T>,
@@ -19,26 +19,26 @@ pub struct AlignedBuffer<T> {
 
 impl<T: Pod> AlignedBuffer<T> {
     /// `len` zeroes.
-    pub fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let lines = (len * size_of::<T>()).div_ceil(LINE);
         Self { lines: bytemuck::zeroed_vec(lines), len, element: std::marker::PhantomData }
     }
 
     /// Makes room for at least `len` elements. Contents are unspecified (but initialised) after
     /// growing; the buffer never shrinks.
-    pub fn reserve(&mut self, len: usize) {
+    pub(crate) fn reserve(&mut self, len: usize) {
         if len > self.len {
             *self = Self::zeroed(len);
         }
     }
 
     /// The elements.
-    pub fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 
     /// The elements, writable.
-    pub fn as_mut_slice(&mut self) -> &mut [T] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }
@@ -57,13 +57,13 @@ impl<T> std::fmt::Debug for AlignedBuffer<T> {
 
 /// One thread's working memory, kept between calls so that a steady step allocates nothing.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(crate) struct Scratch {
     floats: AlignedBuffer<f32>,
 }
 
 impl Scratch {
     /// `N` disjoint buffers of the given lengths, each on a cache line. Contents are unspecified.
-    pub fn floats<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
+    pub(crate) fn floats<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
         let padded = lens.map(|len| len.next_multiple_of(LINE / size_of::<f32>()));
         self.floats.reserve(padded.iter().sum());
         let mut rest = self.floats.as_mut_slice();

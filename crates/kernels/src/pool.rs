@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
-use crate::Scratch;
+use crate::memory::Scratch;
 
 /// Turns of the spin loop before a waiting worker parks (about a millisecond where `pause` takes 140 cycles).
 const SPINS: usize = 20_000;
@@ -19,7 +19,7 @@ const SPINS: usize = 20_000;
 type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
 
 /// A fixed set of threads (the caller is one of them) for parallel regions.
-pub struct ThreadPool {
+pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
     /// Held during a region: regions of one pool never overlap. Holds the caller's scratch.
     caller: Mutex<Scratch>,
@@ -55,7 +55,7 @@ impl ThreadPool {
     ///
     /// # Panics
     /// If `threads` is 0 or the operating system refuses a thread.
-    pub fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         assert!(threads > 0, "a pool needs at least the calling thread");
         let shared = Arc::new(Shared {
             region: AtomicUsize::new(0),
@@ -79,7 +79,7 @@ impl ThreadPool {
     }
 
     /// Threads that take part in a region.
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
@@ -88,7 +88,7 @@ impl ThreadPool {
     ///
     /// # Panics
     /// If a unit panicked.
-    pub fn run(&self, units: usize, work: impl Fn(usize, &mut Scratch) + Sync) {
+    pub(crate) fn run(&self, units: usize, work: impl Fn(usize, &mut Scratch) + Sync) {
         let mut scratch = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
         if units <= 1 || self.workers.is_empty() {
             (0..units).for_each(|unit| work(unit, &mut scratch));

@@ -12,7 +12,8 @@ use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, WeightFormat, gemm};
-use crate::{AlignedBuffer, Compute, Isa, math};
+use crate::memory::AlignedBuffer;
+use crate::{Compute, Isa, math};
 
 /// Passes that are measured even if the time is over before.
 const PASSES_MIN: usize = 3;

@@ -289,7 +289,7 @@ impl<'a> Loader<'a> {
             })
         }
         let source = self.checkpoint.matrix(names::EMBED_TOKENS, [rows, cols])?;
-        let threads = self.compute.pool.threads();
+        let threads = self.compute.threads();
         let embedding = match self.format {
             WeightFormat::F32 => {
                 let mut out = vec![0.0; rows * cols];

@@ -221,9 +221,9 @@ impl Attention<'_> {
         for keys in chunks(span.first + span.rows.len(), (EXPANDED_NUMBERS / stride).max(64)) {
             let count = keys.len();
             let latents = room(&mut space.latents, count * latent);
-            cached.read(compute.isa, keys.clone(), 0..latent, latents);
+            cached.read(compute.isa(), keys.clone(), 0..latent, latents);
             let k_rope = room(&mut space.k_rope, count * rope);
-            cached.read(compute.isa, keys.clone(), latent..latent + rope, k_rope);
+            cached.read(compute.isa(), keys.clone(), latent..latent + rope, k_rope);
             activations.prepare(compute, w.format(), Rows::dense(latents, latent));
             let groups: Vec<Group<'_>> = (0..heads)
                 .flat_map(|head| {

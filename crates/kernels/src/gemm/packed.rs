@@ -20,9 +20,9 @@ use std::sync::Mutex;
 use bytemuck::Pod;
 use fathom_numeric::bf16;
 
-use crate::memory::AlignedBuffer;
+use crate::Compute;
+use crate::memory::{AlignedBuffer, Scratch};
 use crate::shared::SharedSlice;
-use crate::{Compute, Scratch};
 
 /// Rows of a panel: outputs computed side by side.
 pub const PANEL: usize = 16;

@@ -4,8 +4,9 @@ use fathom_numeric::bf16;
 
 use super::super::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm, scalar};
 use super::{emulator, *};
+use crate::pool::ThreadPool;
 use crate::roofline::{self, Multiplier};
-use crate::{Compute, Isa, ThreadPool};
+use crate::{Compute, Isa};
 
 /// Numbers in [-1, 1) that bf16 holds exactly, without a short period. They are 128ths, so a sum of
 /// products is exact in f32 up to 1024: it does not depend on the order, and tests need no tolerance.
