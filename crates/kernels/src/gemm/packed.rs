@@ -214,23 +214,24 @@ impl PackedMatrix {
 
 /// Packs `values` `[16, cols]` into one panel.
 fn pack_panel(format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u8]) {
-    fn scatter<T: Pod>(
+    /// Column after column (in steps of `STEP` columns), so that the panel is written as a stream.
+    fn interleave<T: Pod, const STEP: usize>(
         values: &[f32],
         cols: usize,
         packed: &mut [T],
-        pair: usize,
         convert: impl Fn(f32) -> T,
     ) {
-        for (lane, row) in values.chunks_exact(cols).enumerate() {
-            for (col, &value) in row.iter().enumerate() {
-                packed[(col / pair) * PANEL * pair + lane * pair + col % pair] = convert(value);
+        for (step, line) in packed.chunks_exact_mut(PANEL * STEP).enumerate().take(cols.div_ceil(STEP)) {
+            let columns = step * STEP..cols.min((step + 1) * STEP);
+            for (row, out) in values.chunks_exact(cols).zip(line.chunks_exact_mut(STEP)) {
+                out.iter_mut().zip(&row[columns.clone()]).for_each(|(out, value)| *out = convert(*value));
             }
         }
     }
     match format {
-        WeightFormat::F32 => scatter::<f32>(values, cols, bytemuck::cast_slice_mut(packed), 1, |v| v),
+        WeightFormat::F32 => interleave::<f32, 1>(values, cols, bytemuck::cast_slice_mut(packed), |v| v),
         WeightFormat::Bf16 => {
-            scatter::<bf16>(values, cols, bytemuck::cast_slice_mut(packed), 2, bf16::from_f32);
+            interleave::<bf16, 2>(values, cols, bytemuck::cast_slice_mut(packed), bf16::from_f32);
         }
     }
 }
