@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
-//! | [`rmsnorm`], [`rope`], `swiglu`, [`router`] | the small ones |
+//! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
 //!
 //! Every operation runs on a [`Compute`]: an ISA and a pool of threads that live as long as the
@@ -23,6 +23,7 @@
 //! **Invariant:** every fast path is tested against `scalar.rs` over odd sizes.
 
 pub mod attention;
+pub mod combine;
 mod compute;
 mod error;
 pub mod gemm;

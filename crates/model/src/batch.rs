@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use fathom_kernels::rope::{Rope, Turns};
+
 use crate::cache::{LatentCache, Sequence};
 use crate::{Config, Error, Result};
 
@@ -35,27 +37,28 @@ pub(crate) struct Span<'a> {
     pub(crate) block_table: &'a [u32],
 }
 
-/// Spans and the position of every row.
+/// Spans, and the rotation of every row.
 #[derive(Debug)]
 pub(crate) struct Batch<'a> {
     pub(crate) spans: Vec<Span<'a>>,
-    pub(crate) positions: Vec<usize>,
+    pub(crate) turns: Turns,
+    rows: usize,
 }
 
 impl<'a> Batch<'a> {
     /// From (first position, tokens, block table) of every sequence.
-    pub(crate) fn new(parts: impl Iterator<Item = (usize, usize, &'a [u32])>) -> Self {
-        let mut batch = Batch { spans: Vec::new(), positions: Vec::new() };
+    pub(crate) fn new(rope: &Rope, parts: impl Iterator<Item = (usize, usize, &'a [u32])>) -> Self {
+        let (mut spans, mut positions) = (Vec::new(), Vec::new());
         for (first, tokens, block_table) in parts {
-            let rows = batch.positions.len()..batch.positions.len() + tokens;
-            batch.positions.extend(first..first + tokens);
-            batch.spans.push(Span { rows, first, block_table });
+            let rows = positions.len()..positions.len() + tokens;
+            positions.extend(first..first + tokens);
+            spans.push(Span { rows, first, block_table });
         }
-        batch
+        Batch { spans, turns: rope.turns(&positions), rows: positions.len() }
     }
 
     pub(crate) fn rows(&self) -> usize {
-        self.positions.len()
+        self.rows
     }
 }
 

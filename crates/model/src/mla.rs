@@ -16,7 +16,7 @@ use fathom_kernels::Compute;
 use fathom_kernels::attention::{LatentRows, absorbed, expanded};
 use fathom_kernels::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
-use fathom_kernels::rope::{Heads, RopeTable};
+use fathom_kernels::rope::Heads;
 
 use crate::Config;
 use crate::batch::{Batch, Span};
@@ -58,7 +58,6 @@ pub fn cheaper_form(config: &Config, tokens: usize, context: usize) -> Attention
 pub(crate) struct Attention<'a> {
     pub(crate) compute: &'a Compute,
     pub(crate) config: &'a Config,
-    pub(crate) rope: &'a RopeTable,
     pub(crate) batch: &'a Batch<'a>,
     /// `None`: by cost.
     pub(crate) form: Option<AttentionForm>,
@@ -125,7 +124,7 @@ impl Attention<'_> {
         let rotary = Heads { count: heads, first: config.qk_nope_head_dim, stride: query };
         let q = match &w.q_b {
             None => {
-                self.rope.rotate(Output { values: qkv_a, stride }, rotary, &self.batch.positions);
+                self.batch.turns.rotate(compute, Output { values: qkv_a, stride }, rotary);
                 Queries { values: qkv_a, stride }
             }
             Some((norm, q_b)) => {
@@ -142,7 +141,7 @@ impl Attention<'_> {
                 let q = room(&mut space.q, rows * stride);
                 let product = [Group::whole(q_b, &space.activations)];
                 gemm(compute, &space.activations, &product, Epilogue::Store, Output { values: q, stride });
-                self.rope.rotate(Output { values: q, stride }, rotary, &self.batch.positions);
+                self.batch.turns.rotate(compute, Output { values: q, stride }, rotary);
                 Queries { values: q, stride }
             }
         };
@@ -180,7 +179,7 @@ impl Attention<'_> {
         let (latent, width) = (self.config.kv_lora_rank, self.config.latent_width());
         let stride = w.qkv_a.rows();
         let key = Heads { count: 1, first: first + latent, stride: 0 };
-        self.rope.rotate(Output { values: qkv_a, stride }, key, &self.batch.positions);
+        self.batch.turns.rotate(self.compute, Output { values: qkv_a, stride }, key);
         let normed = room(normed, self.batch.rows() * latent);
         let latents = Rows { values: &qkv_a[first..], cols: latent, stride };
         rmsnorm(self.compute, latents, &w.kv_a_layernorm, LATENT_NORM_EPS, normed);

@@ -5,7 +5,8 @@
 //! of their ids, so that the result does not depend on who else is in the batch.
 
 use fathom_kernels::Compute;
-use fathom_kernels::gemm::{Activations, Epilogue, Group, Output, Rows, gemm};
+use fathom_kernels::combine::{Choices, sum_experts};
+use fathom_kernels::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm};
 
 use crate::observe::Routing;
 use crate::weights::{Mlp, Moe};
@@ -79,17 +80,9 @@ impl Moe {
         let groups = dispatch.groups(|expert| &self.experts[expert].down);
         gemm(compute, activations, &groups, Epilogue::Store, Output { values: outputs, stride: hidden });
 
-        let top_k = self.router.top_k;
-        for (row, out) in out.chunks_exact_mut(hidden).enumerate() {
-            out.fill(0.0);
-            for (choice, &slot) in
-                dispatch.slots[row * (top_k + self.shared)..][..top_k + self.shared].iter().enumerate()
-            {
-                let weight = if choice < top_k { weights[row * top_k + choice] } else { 1.0 };
-                let expert = &outputs[slot as usize * hidden..][..hidden];
-                out.iter_mut().zip(expert).for_each(|(out, value)| *out += weight * value);
-            }
-        }
+        let (weighted, each) = (self.router.top_k, self.router.top_k + self.shared);
+        let choices = Choices { slots: &dispatch.slots, each, weights, weighted };
+        sum_experts(compute, choices, outputs, hidden, out);
     }
 
     fn route(&self, compute: &Compute, x: Rows<'_>, space: &mut FeedForwardSpace) {
@@ -148,10 +141,7 @@ impl Dispatch {
         self.starts[0] = 0;
     }
 
-    fn groups<'a>(
-        &self,
-        weights: impl Fn(usize) -> &'a fathom_kernels::gemm::PackedMatrix,
-    ) -> Vec<Group<'a>> {
+    fn groups<'a>(&self, weights: impl Fn(usize) -> &'a PackedMatrix) -> Vec<Group<'a>> {
         let experts = self.starts.windows(2).enumerate().filter(|(_, ends)| ends[0] < ends[1]);
         experts
             .map(|(expert, ends)| Group {

@@ -80,7 +80,10 @@ impl Model {
         gemm(compute, activations, &groups, Epilogue::Store, x);
 
         {
-            let batch = Batch::new(std::iter::once((sequence.len, rows, sequence.block_table.as_slice())));
+            let batch = Batch::new(
+                &self.rope,
+                std::iter::once((sequence.len, rows, sequence.block_table.as_slice())),
+            );
             let index = config.num_hidden_layers + module;
             self.layer(index, &weights.layer, &batch, workspace, cache, &mut options);
         }

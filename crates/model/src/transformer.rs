@@ -5,9 +5,10 @@ use std::path::Path;
 use fathom_checkpoint::Checkpoint;
 use fathom_kernels::Compute;
 use fathom_kernels::attention::CacheFormat;
+use fathom_kernels::combine;
 use fathom_kernels::gemm::{Epilogue, Group, Output, Rows, WeightFormat, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
-use fathom_kernels::rope::RopeTable;
+use fathom_kernels::rope::Rope;
 
 use crate::batch::{self, Batch, Segment};
 use crate::cache::LatentCache;
@@ -25,7 +26,7 @@ pub struct Model {
     compute: Compute,
     format: WeightFormat,
     pub(crate) weights: Weights,
-    pub(crate) rope: RopeTable,
+    pub(crate) rope: Rope,
 }
 
 /// How a forward pass runs.
@@ -52,7 +53,7 @@ impl Model {
         let weights = load::weights(&config, &checkpoint, &compute, options, progress)?;
         let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.qk_rope_head_dim);
         let factor = config.rope_scaling.rotation_factor();
-        let rope = RopeTable::new(&frequencies, factor, config.max_position_embeddings);
+        let rope = Rope::new(&frequencies, factor);
         Ok(Self { config, compute, format: options.format, weights, rope })
     }
 
@@ -113,7 +114,7 @@ impl Model {
         {
             let parts =
                 segments.iter().map(|s| (s.sequence.len, s.tokens.len(), s.sequence.block_table.as_slice()));
-            let batch = Batch::new(parts);
+            let batch = Batch::new(&self.rope, parts);
             let x = room(&mut workspace.x, batch.rows() * hidden);
             let tokens = segments.iter().flat_map(|segment| segment.tokens);
             for (row, &token) in x.chunks_exact_mut(hidden).zip(tokens) {
@@ -157,10 +158,10 @@ impl Model {
 
         rmsnorm(compute, Rows::dense(x, hidden), &layer.input_layernorm, config.rms_norm_eps, normed);
         let form = options.attention_form;
-        let block = Attention { compute, config, rope: &self.rope, batch, form };
+        let block = Attention { compute, config, batch, form };
         block.forward(&layer.attention, &mut cache.layers[index], normed, attention, delta);
         observe(&mut options.observer, Observed::AttentionOut { layer: index, values: delta });
-        add(x, delta);
+        combine::add(compute, x, delta);
 
         let norm = &layer.post_attention_layernorm;
         rmsnorm(compute, Rows::dense(x, hidden), norm, config.rms_norm_eps, normed);
@@ -174,7 +175,7 @@ impl Model {
             }
         }
         observe(&mut options.observer, Observed::MlpOut { layer: index, values: delta });
-        add(x, delta);
+        combine::add(compute, x, delta);
         observe(&mut options.observer, Observed::Hidden { layer: index, values: x });
     }
 
@@ -190,10 +191,6 @@ impl Model {
         gemm(&self.compute, activations, &groups, Epilogue::Store, Output { values: logits, stride: vocab });
         logits
     }
-}
-
-fn add(x: &mut [f32], delta: &[f32]) {
-    x.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta);
 }
 
 fn observe(observer: &mut Option<Observer<'_>>, observed: Observed<'_>) {
