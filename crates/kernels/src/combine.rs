@@ -1,7 +1,7 @@
 //! Joining what blocks computed: the residual add, and the weighted sum of experts (V2 eq. 20).
 
 use crate::Compute;
-use crate::math::vectorized;
+use crate::math::add_scaled;
 use crate::shared::SharedSlice;
 
 /// Numbers handed to one unit of the residual add.
@@ -21,7 +21,7 @@ pub fn add(compute: &Compute, x: &mut [f32], delta: &[f32]) {
         let delta = &delta[unit * UNIT..delta.len().min((unit + 1) * UNIT)];
         // SAFETY: units cut the slice without overlap.
         let x = unsafe { x.range_mut(unit * UNIT, delta.len()) };
-        vectorized(compute.isa, || x.iter_mut().zip(delta).for_each(|(x, delta)| *x += delta));
+        add_scaled(compute.isa, x, delta, 1.0);
     });
 }
 
@@ -57,9 +57,7 @@ pub fn sum_experts(compute: &Compute, choices: Choices<'_>, outputs: &[f32], col
             for (choice, &slot) in slots[token * each..][..each].iter().enumerate() {
                 let weight = if choice < weighted { weights[token * weighted + choice] } else { 1.0 };
                 let output = &outputs[slot as usize * cols..][..cols];
-                vectorized(compute.isa, || {
-                    out.iter_mut().zip(output).for_each(|(out, value)| *out += weight * value);
-                });
+                add_scaled(compute.isa, out, output, weight);
             }
         }
     });

@@ -1,39 +1,57 @@
 //! Portable arithmetic, written so that compilers turn its loops into vector code, and the means
 //! to compile one loop for every ISA.
 
-use crate::Isa;
+/// Defines a function that takes an [`Isa`](crate::Isa) first: its body is compiled once per ISA
+/// and the matching copy runs. (A generic function that takes the loop as a closure would do the
+/// same only where the compiler chooses to inline the closure.)
+macro_rules! per_isa {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name(isa: $crate::Isa, $($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $result)? $body
 
-/// Runs `body` compiled for `isa`: the closure is inlined into a function with the ISA's features
-/// on, so that the loops in it use its registers.
-#[inline]
-pub(crate) fn vectorized<R>(isa: Isa, body: impl FnOnce() -> R) -> R {
-    match isa {
-        Isa::Scalar => body(),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an Isa value other than Scalar exists only after detection.
-        Isa::Avx2 => unsafe { avx2(body) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx512 | Isa::Amx => unsafe { avx512(body) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => body(),
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $type),*) $(-> $result)? {
+                body($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+            fn avx512($($arg: $type),*) $(-> $result)? {
+                body($($arg),*)
+            }
+
+            match isa {
+                $crate::Isa::Scalar => body($($arg),*),
+                // SAFETY: an Isa other than Scalar is in use only where it was detected.
+                #[cfg(target_arch = "x86_64")]
+                $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => body($($arg),*),
+            }
+        }
+    };
+}
+
+pub(crate) use per_isa;
+
+per_isa! {
+    /// `x += y · scale`.
+    pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y * scale);
     }
 }
 
-/// # Safety
-/// The CPU has AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<R>(body: impl FnOnce() -> R) -> R {
-    body()
-}
-
-/// # Safety
-/// The CPU has AVX-512 F, BW, DQ and VL.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
-unsafe fn avx512<R>(body: impl FnOnce() -> R) -> R {
-    body()
+per_isa! {
+    /// `x *= factor`.
+    pub(crate) fn multiply_by(x: &mut [f32], factor: f32) {
+        x.iter_mut().for_each(|x| *x *= factor);
+    }
 }
 
 /// `e^x` to about one unit in the last place; 0 below -87.3, saturating above 88.3.
@@ -83,6 +101,13 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
+
+    per_isa! {
+        fn silu_all(values: &mut [f32]) {
+            values.iter_mut().for_each(|x| *x = silu(*x));
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units_of_the_exact_value() {
@@ -101,7 +126,7 @@ mod tests {
             let mut values: Vec<f32> = (-200..200).map(|i| i as f32 * 0.11).collect();
             let expected: Vec<f64> =
                 values.iter().map(|&x| f64::from(x) / (1.0 + (-f64::from(x)).exp())).collect();
-            vectorized(isa, || values.iter_mut().for_each(|x| *x = silu(*x)));
+            silu_all(isa, &mut values);
             for (a, e) in values.iter().zip(expected) {
                 assert!((f64::from(*a) - e).abs() < 1e-6 * (1.0 + e.abs()), "{isa}: {a} for {e}");
             }

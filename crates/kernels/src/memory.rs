@@ -1,18 +1,17 @@
 //! Memory on cache-line boundaries: packed weights, caches and per-thread scratch.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 
 /// Bytes of a cache line; one AVX-512 register; one row of an AMX tile.
 pub(crate) const LINE: usize = 64;
 
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; LINE]);
-
 /// A zero-initialised buffer of `T` that begins on a cache line. Pages that were never written
-/// cost no memory: the zeroes come from the operating system.
+/// cost no memory: the zeroes come from the operating system. (An allocation that asks for more
+/// than the allocator's own alignment would be zeroed by hand; hence words and an offset.)
 pub(crate) struct AlignedBuffer<T> {
-    lines: Vec<Line>,
+    words: Vec<u64>,
+    /// Words before the first cache line.
+    offset: usize,
     len: usize,
     element: std::marker::PhantomData<T>,
 }
@@ -20,8 +19,11 @@ pub(crate) struct AlignedBuffer<T> {
 impl<T: Pod> AlignedBuffer<T> {
     /// `len` zeroes.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let lines = (len * size_of::<T>()).div_ceil(LINE);
-        Self { lines: bytemuck::zeroed_vec(lines), len, element: std::marker::PhantomData }
+        let spare = LINE / size_of::<u64>();
+        let words: Vec<u64> = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(size_of::<u64>()) + spare);
+        let offset = words.as_ptr().align_offset(LINE);
+        assert!(offset <= spare, "words lie on multiples of their size");
+        Self { words, offset, len, element: std::marker::PhantomData }
     }
 
     /// Makes room for at least `len` elements. Contents are unspecified (but initialised) after
@@ -34,18 +36,23 @@ impl<T: Pod> AlignedBuffer<T> {
 
     /// The elements.
     pub(crate) fn as_slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.words[self.offset..][..self.words_used()])[..self.len]
     }
 
     /// The elements, writable.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        let used = self.words_used();
+        &mut bytemuck::cast_slice_mut(&mut self.words[self.offset..][..used])[..self.len]
+    }
+
+    fn words_used(&self) -> usize {
+        (self.len * size_of::<T>()).div_ceil(size_of::<u64>())
     }
 }
 
 impl<T> Default for AlignedBuffer<T> {
     fn default() -> Self {
-        Self { lines: Vec::new(), len: 0, element: std::marker::PhantomData }
+        Self { words: Vec::new(), offset: 0, len: 0, element: std::marker::PhantomData }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Compute;
 use crate::gemm::Rows;
-use crate::math::{sum_of_squares, vectorized};
+use crate::math::{per_isa, sum_of_squares};
 use crate::shared::SharedSlice;
 
 /// Rows handed to one unit.
@@ -21,14 +21,18 @@ pub fn rmsnorm(compute: &Compute, x: Rows<'_>, weight: &[f32], eps: f32, out: &m
             let values = &x.values[row * x.stride..][..cols];
             // SAFETY: every row belongs to one unit.
             let out = unsafe { out.range_mut(row * cols, cols) };
-            vectorized(compute.isa, || {
-                let scale = 1.0 / (sum_of_squares(values) / cols as f32 + eps).sqrt();
-                for ((out, value), weight) in out.iter_mut().zip(values).zip(weight) {
-                    *out = value * scale * weight;
-                }
-            });
+            normalize(compute.isa, values, weight, eps, out);
         }
     });
+}
+
+per_isa! {
+    fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
+        for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = value * scale * weight;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, WeightFormat, gemm};
+use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
-use crate::{Compute, Isa, math};
+use crate::{Compute, Isa};
 
 /// Passes that are measured even if the time is over before.
 const PASSES_MIN: usize = 3;
@@ -59,26 +60,27 @@ pub fn read_bandwidth(compute: &Compute, bytes: usize, seconds: f64) -> Rate {
         share
     };
     measure(compute, seconds, share, |share| {
-        black_box(math::vectorized(compute.isa, || sum(share.as_slice(), stream)));
+        black_box(sum(compute.isa, share.as_slice(), stream));
         size_of_val(share.as_slice()) as f64
     })
 }
 
-/// The sum of all words of four streams of `stream` words, one line of each at a time.
-#[inline(always)]
-fn sum(words: &[u64], stream: usize) -> u64 {
-    let mut sums = [[0u64; LINE]; STREAMS];
-    let mut streams = words.chunks_exact(stream).map(|stream| stream.as_chunks::<LINE>().0);
-    let streams: [&[[u64; LINE]]; STREAMS] = std::array::from_fn(|_| streams.next().unwrap_or_default());
-    for line in 0..stream / LINE {
-        for (sums, stream) in sums.iter_mut().zip(streams) {
-            prefetch(&raw const stream[line]);
-            for (sum, word) in sums.iter_mut().zip(&stream[line]) {
-                *sum = sum.wrapping_add(*word);
+per_isa! {
+    /// The sum of all words of four streams of `stream` words, one line of each at a time.
+    fn sum(words: &[u64], stream: usize) -> u64 {
+        let mut sums = [[0u64; LINE]; STREAMS];
+        let mut streams = words.chunks_exact(stream).map(|stream| stream.as_chunks::<LINE>().0);
+        let streams: [&[[u64; LINE]]; STREAMS] = std::array::from_fn(|_| streams.next().unwrap_or_default());
+        for line in 0..stream / LINE {
+            for (sums, stream) in sums.iter_mut().zip(streams) {
+                prefetch(&raw const stream[line]);
+                for (sum, word) in sums.iter_mut().zip(&stream[line]) {
+                    *sum = sum.wrapping_add(*word);
+                }
             }
         }
+        sums.as_flattened().iter().fold(0, |sum, word| sum.wrapping_add(*word))
     }
-    sums.as_flattened().iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 /// Asks for the line [`AHEAD`] of `line`.
@@ -320,7 +322,7 @@ mod tests {
     fn the_sum_reads_every_word_once() {
         let stream = 3 * LINE;
         let words: Vec<u64> = (0..(STREAMS * stream) as u64).map(|i| i * i).collect();
-        assert_eq!(sum(&words, stream), words.iter().sum());
+        assert_eq!(sum(Isa::best(), &words, stream), words.iter().sum());
     }
 
     #[test]

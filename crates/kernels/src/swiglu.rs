@@ -1,22 +1,21 @@
 //! SwiGLU: `silu(gate) · up`.
 
-use crate::Isa;
 use crate::gemm::PANEL;
-use crate::math::{silu, vectorized};
+use crate::math::{per_isa, silu};
 
-/// `values` holds panels of 16 gates and 16 ups in turn; writes `out.len()` products.
-///
-/// # Panics
-/// If `values` holds fewer than `out.len()` gates.
-pub(crate) fn interleaved(isa: Isa, values: &[f32], out: &mut [f32]) {
-    let (pairs, _) = values.as_chunks::<{ 2 * PANEL }>();
-    assert!(out.len() <= pairs.len() * PANEL);
-    vectorized(isa, || {
+per_isa! {
+    /// `values` holds panels of 16 gates and 16 ups in turn; writes `out.len()` products.
+    ///
+    /// # Panics
+    /// If `values` holds fewer than `out.len()` gates.
+    pub(crate) fn interleaved(values: &[f32], out: &mut [f32]) {
+        let (pairs, _) = values.as_chunks::<{ 2 * PANEL }>();
+        assert!(out.len() <= pairs.len() * PANEL);
         for (out, pair) in out.chunks_mut(PANEL).zip(pairs) {
             let (gate, up) = pair.split_at(PANEL);
             for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
                 *out = silu(*gate) * up;
             }
         }
-    });
+    }
 }

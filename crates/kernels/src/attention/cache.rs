@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use fathom_numeric::bf16;
+use fathom_numeric::round;
 
 use crate::Isa;
-use crate::math::vectorized;
+use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
 
 /// Tokens of one cache block.
@@ -66,7 +66,7 @@ impl LatentRows {
             Stored::F32(rows) => rows.as_mut_slice()[first..first + values.len()].copy_from_slice(values),
             Stored::Bf16(rows) => {
                 let rows = &mut rows.as_mut_slice()[first..first + values.len()];
-                rows.iter_mut().zip(values).for_each(|(row, &value)| *row = bf16::from_f32(value).to_bits());
+                rows.iter_mut().zip(values).for_each(|(row, &value)| *row = round::to_bf16_bits(value));
             }
         }
     }
@@ -112,14 +112,15 @@ impl CachedRows<'_> {
             match &self.layer.rows {
                 Stored::F32(rows) => out.copy_from_slice(&rows.as_slice()[row]),
                 Stored::Bf16(rows) => {
-                    let row = &rows.as_slice()[row];
-                    vectorized(isa, || {
-                        out.iter_mut()
-                            .zip(row)
-                            .for_each(|(out, &bits)| *out = f32::from_bits(u32::from(bits) << 16));
-                    });
+                    widen(isa, &rows.as_slice()[row], out);
                 }
             }
         }
+    }
+}
+
+per_isa! {
+    fn widen(row: &[u16], out: &mut [f32]) {
+        out.iter_mut().zip(row).for_each(|(out, &bits)| *out = round::from_bf16_bits(bits));
     }
 }

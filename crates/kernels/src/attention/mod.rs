@@ -32,7 +32,7 @@ mod tests;
 pub use cache::{BLOCK_TOKENS, CacheFormat, CachedRows, LatentRows};
 
 use crate::Isa;
-use crate::math::{exp, vectorized};
+use crate::math::{exp, multiply_by, per_isa};
 
 /// A row-major operand: rows of `cols` numbers, `stride` apart.
 #[derive(Clone, Copy)]
@@ -98,22 +98,34 @@ impl Running {
     /// maximum, and rescales what was accumulated so far.
     fn absorb(&mut self, isa: Isa, scores: &mut [f32], scale: f32, accumulated: &mut [f32]) {
         let (before, sum) = (*self, self.sum);
-        let (max, added) = vectorized(isa, || {
-            let max = scores.iter().fold(before.max, |max, &score| max.max(score * scale));
-            for score in scores.iter_mut() {
-                *score = exp(*score * scale - max);
-            }
-            let mut lanes = [0.0f32; 16];
-            let (chunks, rest) = scores.as_chunks::<16>();
-            for chunk in chunks {
-                lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
-            }
-            (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
-        });
+        let (max, added) = weigh(isa, scores, scale, before.max);
         let shrink = if before.max == f32::NEG_INFINITY { 0.0 } else { exp(before.max - max) };
         *self = Running { max, sum: sum * shrink + added };
         if shrink != 1.0 {
-            vectorized(isa, || accumulated.iter_mut().for_each(|value| *value *= shrink));
+            multiply_by(isa, accumulated, shrink);
         }
+    }
+}
+
+per_isa! {
+    /// Turns scores into `e^(score · scale - max)`, `max` being the largest scaled score or `so_far`;
+    /// returns the maximum and the sum.
+    fn weigh(scores: &mut [f32], scale: f32, so_far: f32) -> (f32, f32) {
+        let mut lanes = [so_far; 16];
+        let (chunks, rest) = scores.as_chunks::<16>();
+        for chunk in chunks {
+            for (lane, score) in lanes.iter_mut().zip(chunk) {
+                let score = score * scale;
+                *lane = if score > *lane { score } else { *lane };
+            }
+        }
+        let max = lanes.iter().copied().chain(rest.iter().map(|score| score * scale)).fold(so_far, f32::max);
+        scores.iter_mut().for_each(|score| *score = exp(*score * scale - max));
+        let mut lanes = [0.0f32; 16];
+        let (chunks, rest) = scores.as_chunks::<16>();
+        for chunk in chunks {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
+        }
+        (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
     }
 }

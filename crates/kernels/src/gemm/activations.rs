@@ -1,8 +1,9 @@
 //! The left operand: rows of activations, converted once for all the matrices that read them.
 
-use fathom_numeric::{bf16, round};
+use fathom_numeric::round;
 
 use super::packed::WeightFormat;
+use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
@@ -67,16 +68,15 @@ impl Activations {
         match self.form {
             Form::Floats => {
                 self.floats.reserve(rows * stride);
-                let convert: fn(&f32) -> f32 = match format {
-                    WeightFormat::F32 => |&value| value,
-                    WeightFormat::Bf16 => |&value| round::to_bf16_precision(value),
+                let convert = match format {
+                    WeightFormat::F32 => copy,
+                    WeightFormat::Bf16 => round_floats,
                 };
                 fill(compute, rows, stride, self.floats.as_mut_slice(), source, convert);
             }
             Form::Halves => {
                 self.halves.reserve(rows * stride);
-                let convert = |value: &f32| bf16::from_f32(*value).to_bits();
-                fill(compute, rows, stride, self.halves.as_mut_slice(), source, convert);
+                fill(compute, rows, stride, self.halves.as_mut_slice(), source, round_halves);
             }
         }
     }
@@ -146,13 +146,14 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Converts rows in parallel, each followed by zeroes up to `stride`.
 fn fill<'x, T: bytemuck::Pod + Send>(
     compute: &Compute,
     rows: usize,
     stride: usize,
     target: &mut [T],
     source: impl Fn(usize) -> &'x [f32] + Sync,
-    convert: impl Fn(&f32) -> T + Sync,
+    convert: fn(Isa, &[f32], &mut [T]),
 ) {
     let target = SharedSlice::new(target);
     compute.pool.run(rows.div_ceil(UNIT_ROWS), |unit, _| {
@@ -161,8 +162,24 @@ fn fill<'x, T: bytemuck::Pod + Send>(
             // SAFETY: every row belongs to one unit.
             let out = unsafe { target.range_mut(row * stride, stride) };
             let (head, tail) = out.split_at_mut(values.len());
-            head.iter_mut().zip(values).for_each(|(out, value)| *out = convert(value));
+            convert(compute.isa, values, head);
             tail.fill(T::zeroed());
         }
     });
+}
+
+fn copy(_: Isa, values: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(values);
+}
+
+per_isa! {
+    fn round_floats(values: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = round::to_bf16_precision(*value));
+    }
+}
+
+per_isa! {
+    fn round_halves(values: &[f32], out: &mut [u16]) {
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = round::to_bf16_bits(*value));
+    }
 }

@@ -17,12 +17,12 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use bytemuck::Pod;
-use fathom_numeric::bf16;
+use fathom_numeric::{bf16, round};
 
-use crate::Compute;
+use crate::math::per_isa;
 use crate::memory::{AlignedBuffer, Scratch};
 use crate::shared::SharedSlice;
+use crate::{Compute, Isa};
 
 /// Rows of a panel: outputs computed side by side.
 pub const PANEL: usize = 16;
@@ -98,7 +98,7 @@ impl PackedMatrix {
                 Ok(()) => {
                     // SAFETY: every panel is one unit's own range.
                     let packed = unsafe { data.range_mut(panel * panel_bytes, panel_bytes) };
-                    pack_panel(format, values, cols, packed);
+                    pack_panel(compute.isa, format, values, cols, packed);
                 }
                 Err(error) => {
                     let mut first = failure.lock().expect("no thread panics while it holds this");
@@ -212,26 +212,42 @@ impl PackedMatrix {
     }
 }
 
-/// Packs `values` `[16, cols]` into one panel.
-fn pack_panel(format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u8]) {
-    /// Column after column (in steps of `STEP` columns), so that the panel is written as a stream.
-    fn interleave<T: Pod, const STEP: usize>(
-        values: &[f32],
-        cols: usize,
-        packed: &mut [T],
-        convert: impl Fn(f32) -> T,
-    ) {
-        for (step, line) in packed.chunks_exact_mut(PANEL * STEP).enumerate().take(cols.div_ceil(STEP)) {
-            let columns = step * STEP..cols.min((step + 1) * STEP);
-            for (row, out) in values.chunks_exact(cols).zip(line.chunks_exact_mut(STEP)) {
-                out.iter_mut().zip(&row[columns.clone()]).for_each(|(out, value)| *out = convert(*value));
+/// Packs `values` `[16, cols]` into one panel, which is all zeroes.
+fn pack_panel(isa: Isa, format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u8]) {
+    match format {
+        WeightFormat::F32 => pack_f32(isa, values, cols, bytemuck::cast_slice_mut(packed)),
+        WeightFormat::Bf16 => pack_bf16(isa, values, cols, bytemuck::cast_slice_mut(packed)),
+    }
+}
+
+per_isa! {
+    /// Column after column, so that the panel is written as one stream.
+    fn pack_f32(values: &[f32], cols: usize, packed: &mut [f32]) {
+        let rows: [&[f32]; PANEL] = std::array::from_fn(|lane| &values[lane * cols..][..cols]);
+        let (columns, _) = packed.as_chunks_mut::<PANEL>();
+        for (col, column) in columns.iter_mut().enumerate().take(cols) {
+            for lane in 0..PANEL {
+                column[lane] = rows[lane][col];
             }
         }
     }
-    match format {
-        WeightFormat::F32 => interleave::<f32, 1>(values, cols, bytemuck::cast_slice_mut(packed), |v| v),
-        WeightFormat::Bf16 => {
-            interleave::<bf16, 2>(values, cols, bytemuck::cast_slice_mut(packed), bf16::from_f32);
+}
+
+per_isa! {
+    /// Two columns at a time: each pair is one word.
+    fn pack_bf16(values: &[f32], cols: usize, packed: &mut [u32]) {
+        let rows: [&[f32]; PANEL] = std::array::from_fn(|lane| &values[lane * cols..][..cols]);
+        let (pairs, _) = packed.as_chunks_mut::<PANEL>();
+        for (pair, words) in pairs.iter_mut().enumerate().take(cols / 2) {
+            for lane in 0..PANEL {
+                let (even, odd) = (rows[lane][2 * pair], rows[lane][2 * pair + 1]);
+                words[lane] = u32::from(round::to_bf16_bits(even)) | u32::from(round::to_bf16_bits(odd)) << 16;
+            }
+        }
+        if !cols.is_multiple_of(2) {
+            for lane in 0..PANEL {
+                pairs[cols / 2][lane] = u32::from(round::to_bf16_bits(rows[lane][cols - 1]));
+            }
         }
     }
 }
@@ -239,8 +255,6 @@ fn pack_panel(format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
-
     #[test]
     fn rows_come_back_as_stored() {
         let compute = Compute::with_isa(Isa::Scalar, 2);

@@ -12,9 +12,11 @@ pub(super) struct Fields<'a> {
     pub(super) object: &'a Map<String, Value>,
 }
 
-/// Larger than any dimension of a model that fits an address space; keeps products of three
-/// dimensions from overflowing.
-const DIMENSION_MAX: u64 = 1 << 24;
+/// Larger than any dimension there is; keeps sums of products of three dimensions from overflowing.
+const DIMENSION_MAX: u64 = 1 << 20;
+
+/// Larger than any context there is.
+const CONTEXT_MAX: u64 = 1 << 30;
 
 impl<'a> Fields<'a> {
     /// The value, `None` if absent or null.
@@ -41,18 +43,29 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn optional_dimension(&self, field: &'static str) -> Result<Option<usize>> {
-        match self.optional_count(field)? {
-            Some(0) => Err(self.bad(field, "a positive integer", &Value::from(0))),
-            other => Ok(other),
-        }
+        self.integer(field, 1, DIMENSION_MAX)
     }
 
     /// A count: 0 is allowed.
     pub(super) fn optional_count(&self, field: &'static str) -> Result<Option<usize>> {
+        self.integer(field, 0, DIMENSION_MAX)
+    }
+
+    /// A number of positions: at least 1.
+    pub(super) fn optional_context(&self, field: &'static str) -> Result<Option<usize>> {
+        self.integer(field, 1, CONTEXT_MAX)
+    }
+
+    /// A number of positions that must be there.
+    pub(super) fn context(&self, field: &'static str) -> Result<usize> {
+        self.optional_context(field)?.ok_or_else(|| self.missing(field, "a positive integer"))
+    }
+
+    fn integer(&self, field: &'static str, min: u64, max: u64) -> Result<Option<usize>> {
         let Some(value) = self.get(field) else { return Ok(None) };
         match value.as_u64() {
-            Some(count) if count <= DIMENSION_MAX => Ok(Some(count as usize)),
-            _ => Err(self.bad(field, "an integer from 0 to 16777216", value)),
+            Some(number) if (min..=max).contains(&number) => Ok(Some(number as usize)),
+            _ => Err(self.bad(field, &format!("an integer from {min} to {max}"), value)),
         }
     }
 

@@ -9,6 +9,12 @@ use super::fields::Fields;
 use super::{Config, ModelType, rope};
 use crate::{Error, Result};
 
+/// Rows of one layer's widest projection.
+const PROJECTION_MAX: usize = 1 << 22;
+
+/// Layers times experts.
+const EXPERTS_MAX: usize = 1 << 18;
+
 pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| Error::ConfigSyntax { file: file.to_owned(), reason: error.to_string() })?;
@@ -60,7 +66,7 @@ pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
         attention_bias: fields.flag("attention_bias", false)?,
         mlp_bias: !v3 && fields.flag("mlp_bias", false)?,
         tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
-        max_position_embeddings: fields.dimension("max_position_embeddings")?,
+        max_position_embeddings: fields.context("max_position_embeddings")?,
         rope_theta,
         rope_scaling,
         rope_interleave: !v3 || fields.flag("rope_interleave", true)?,
@@ -140,6 +146,20 @@ fn check(config: &Config, fields: &Fields<'_>) -> Result<()> {
             "num_key_value_heads",
             format!("{}, as num_attention_heads", config.num_attention_heads),
             heads,
+        );
+    }
+    // Beyond these no file could hold the weights; within them no list or sum of ours can overflow.
+    let (heads, widest) =
+        (config.num_attention_heads, config.qk_head_dim().max(config.qk_nope_head_dim + config.v_head_dim));
+    if heads * widest > PROJECTION_MAX {
+        return fail("num_attention_heads", format!("at most {}", PROJECTION_MAX / widest), heads);
+    }
+    let layers = config.layers_with_mtp();
+    if layers * (config.n_routed_experts + config.n_shared_experts + 1) > EXPERTS_MAX {
+        return fail(
+            "num_hidden_layers",
+            format!("such that layers times experts are at most {EXPERTS_MAX}"),
+            layers,
         );
     }
     let any_moe = (0..config.layers_with_mtp()).any(|layer| config.is_moe(layer));

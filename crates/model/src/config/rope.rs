@@ -101,8 +101,8 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<(f64, RopeScaling)> {
     if !scaling.word(field, &kinds)?.unwrap_or(false) {
         return Ok((theta, RopeScaling::Default));
     }
-    let context = fields.dimension("max_position_embeddings")?;
-    let original = scaling.optional_dimension("original_max_position_embeddings")?.unwrap_or(context);
+    let context = fields.context("max_position_embeddings")?;
+    let original = scaling.optional_context("original_max_position_embeddings")?.unwrap_or(context);
     // A multiplier of 0 means, as in the references, that the field is not there.
     let multiplier = |field| Ok::<_, Error>(scaling.optional_number(field, -1.0)?.filter(|m| *m != 0.0));
     let yarn = Yarn {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn fixture(name: &str, file: &str) -> Config {
@@ -50,7 +52,9 @@ fn what_is_not_computed_is_refused_by_name() {
     refused(json!({ "model_type": null }), &["model_type", "missing"]);
     refused(json!({ "hidden_size": null }), &["hidden_size", "missing"]);
     refused(json!({ "hidden_size": -1 }), &["hidden_size", "-1"]);
-    refused(json!({ "hidden_size": 0 }), &["hidden_size", "positive"]);
+    refused(json!({ "hidden_size": 0 }), &["hidden_size", "from 1"]);
+    refused(json!({ "num_hidden_layers": 1 << 20 }), &["num_hidden_layers", "experts"]);
+    refused(json!({ "qk_nope_head_dim": 1 << 20 }), &["num_attention_heads"]);
     refused(json!({ "hidden_size": "big" }), &["hidden_size", "big"]);
     refused(json!({ "vocab_size": 1u64 << 60 }), &["vocab_size"]);
     refused(json!({ "hidden_act": "gelu" }), &["hidden_act", "gelu", "silu"]);
@@ -99,4 +103,29 @@ fn yarn_keeps_fast_turns_and_divides_slow_ones() {
     assert_eq!(plain[0], stretched[0]);
     assert!((plain[31] / stretched[31] - 40.0).abs() < 1e-9);
     assert!(stretched.windows(2).all(|pair| pair[0] > pair[1]), "frequencies fall");
+}
+
+proptest! {
+    /// Damaged and hostile files: an error or a configuration whose list of tensors can be made.
+    #[test]
+    fn damaged_files_are_refused_in_order(
+        edits in prop::collection::vec((0usize..2000, any::<u8>()), 1..6),
+        number in prop_oneof![any::<u64>(), 0u64..4, Just(1 << 20)],
+        field in 0usize..40,
+    ) {
+        let text = crate::presets::json("v3").expect("shipped");
+        let mut bytes = text.as_bytes().to_vec();
+        for (position, byte) in edits {
+            let position = position % bytes.len();
+            bytes[position] = byte;
+        }
+        let _ = Config::parse(&String::from_utf8_lossy(&bytes), Path::new("config.json"));
+        let mut value: serde_json::Value = serde_json::from_str(text).expect("valid");
+        let names: Vec<String> = value.as_object().expect("an object").keys().cloned().collect();
+        value[&names[field % names.len()]] = number.into();
+        if let Ok(config) = Config::parse(&value.to_string(), Path::new("config.json")) {
+            let elements: u64 = crate::manifest::tensors(&config).iter().map(|spec| spec.elements()).sum();
+            prop_assert!(elements > 0);
+        }
+    }
 }
