@@ -7,9 +7,18 @@
 //! **Invariant:** no logic of its own: what is worth testing without a terminal lives below.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod commands;
+mod conversation;
+mod input;
+mod interrupt;
+mod language;
+mod line_reader;
 mod model_args;
+mod sampling_args;
+mod terminal;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -50,9 +59,59 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(interrupt::EXIT_CODE),
+        // Whoever read the output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&error));
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error and its causes, without those that a message already quotes.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let message = cause.to_string();
+        if line.is_empty() {
+            line = message;
+        } else if !line.contains(&message) {
+            line = format!("{line}: {message}");
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_are_one_line_without_repetition() {
+        let rows = [
+            (anyhow!("a"), "a"),
+            (anyhow!("no disk").context("cannot write x"), "cannot write x: no disk"),
+            (
+                anyhow!("no disk").context("cannot write x: no disk; make room"),
+                "cannot write x: no disk; make room",
+            ),
+            (anyhow!("two\n  lines").context("a"), "a: two lines"),
+        ];
+        for (error, expected) in rows {
+            assert_eq!(one_line(&error), expected);
         }
     }
 }

@@ -47,8 +47,9 @@ impl ModelArgs {
     /// Loads the model, showing progress on stderr if it takes a while.
     pub(crate) fn load(&self, mtp: bool) -> Result<Model> {
         let compute = Compute::new(self.threads)?;
-        let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
-            .context("the progress template is valid")?;
+        let style =
+            ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
+                .context("the progress template is valid")?;
         let bar = ProgressBar::new(0).with_style(style).with_message("loading");
         bar.enable_steady_tick(Duration::from_millis(200));
         let options = LoadOptions { format: self.dtype.format(), mtp };

@@ -272,6 +272,8 @@ mod tests {
         check(&equal, Truncation { top_p: 0.5, ..OFF }, &[0, 1, 2, 3]);
         check(&equal, Truncation { top_p: 0.51, ..OFF }, &[0, 1, 2, 3, 4]);
         check(&equal, Truncation { top_p: 1e-9, ..OFF }, &[0]);
+        // The same where halving finds the boundary.
+        check(&[0.0; 256], Truncation { top_p: 0.5, ..OFF }, &Vec::from_iter(0..128));
         // p is a share of what top-k left.
         check(&equal, Truncation { top_k: Some(4), top_p: 0.5, ..OFF }, &[0, 1]);
         // Temperature changes the share, not the ranking: 1 : e^-2 against 1 : e^-0.2.

@@ -1,7 +1,7 @@
 //! What can go wrong between logits and text.
 
 /// An error of this crate.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A sampling parameter lies outside its range.
@@ -56,6 +56,42 @@ pub enum Error {
         /// Number of vocabulary entries.
         vocab_size: usize,
     },
+
+    /// There is nothing to answer.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+
+    /// No token of an answer would fit.
+    #[error(
+        "the prompt has {prompt} tokens, but prompt and answer together may have {context} (the model's own limit, \
+         max_position_embeddings, is {model}); shorten the prompt{}",
+        if context < model { " or raise the context" } else { "" }
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// The limit in force.
+        context: usize,
+        /// The model's limit.
+        model: usize,
+    },
+
+    /// A context was asked for that the model does not have.
+    #[error("a context of {asked} tokens was asked for; allowed: 1 to {model} (max_position_embeddings)")]
+    Context {
+        /// Tokens asked for.
+        asked: usize,
+        /// The model's limit.
+        model: usize,
+    },
+
+    /// Stop strings were given, but ids cannot become text.
+    #[error("stop strings need a tokenizer, and there is none; stop at token ids instead")]
+    StopWithoutTokenizer,
+
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] fathom_model::Error),
 }
 
 /// `Result` with this crate's [`Error`].

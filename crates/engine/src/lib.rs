@@ -1,7 +1,8 @@
 //! Sequences of tokens become more tokens.
 //!
-//! The engine is `step()`: schedule → run → postprocess. This crate holds the postprocessing half, which
-//! needs no model: one row of logits becomes one token, and token ids become text that is safe to show.
+//! A [`Session`] runs one sequence after the other on a model and keeps the latents of the last, so that the
+//! next turn of a conversation runs only what is new. What it does with each row of logits needs no model: the
+//! row becomes a token, and token ids become text that is safe to show.
 //!
 //! ```text
 //! logits [vocab_size] ── Sampler ──▶ token id ── FinishRule ──▶ end of the answer?
@@ -10,6 +11,8 @@
 //!                                           (Detokenize → StopChecker)
 //! ```
 //!
+//! - [`Session`] answers a prompt: prefill in pieces, then step by step, with an [`Event`] for everything on the
+//!   way, by which the caller can end it; [`Completion`] is the result.
 //! - [`SamplingParams`] says how to choose; [`SamplingParams::validate`] is the one door, nothing behind it
 //!   re-checks.
 //! - [`Sampler`] chooses. Its order of operations stands in its documentation and nowhere else.
@@ -21,17 +24,22 @@
 //!
 //! **Invariant:** no part of a stop string that ended the answer, and no half character, is ever emitted.
 //!
-//! **Invariant:** never sees HTTP, files or a clock, and never panics on logits or parameters from outside.
+//! **Invariant:** never sees HTTP or files, never panics on logits or parameters from outside, and decides
+//! nothing by the clock: a session reads it only to report how long it took.
 
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod candidates;
+mod completion;
+mod defaults;
 mod error;
 mod finish;
+mod logprob;
 mod params;
 mod penalties;
 mod sampler;
+mod session;
 mod softmax;
 mod stop;
 
@@ -39,8 +47,12 @@ mod stop;
 mod reference;
 
 pub use assemble::{Detokenize, TextAssembler};
+pub use completion::{Completion, Event, Timings, TokenLogprobs};
+pub use defaults::eos_token_ids;
 pub use error::{Error, Result};
 pub use finish::{FinishReason, FinishRule};
+pub use logprob::logprob;
 pub use params::SamplingParams;
 pub use sampler::{Sampled, Sampler};
+pub use session::{OnEvent, PREFILL_CHUNK, Session, check_prompt};
 pub use stop::{StopChecker, TextPiece};

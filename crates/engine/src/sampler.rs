@@ -93,7 +93,7 @@ impl Sampler {
         self.seed
     }
 
-    /// Chooses a token from `logits` [vocab_size] and remembers it for the penalties.
+    /// Chooses a token from `logits`, `[vocab_size]`, and remembers it for the penalties.
     ///
     /// # Errors
     /// [`Error::LogitsLength`], [`Error::NonFiniteLogits`] for NaN or +inf, [`Error::NoPossibleToken`] if all

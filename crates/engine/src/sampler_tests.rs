@@ -158,7 +158,8 @@ proptest! {
         match sampler(&params, logits.len()).sample(&logits) {
             Ok(sampled) => prop_assert!(!bad && logits[sampled.token as usize] > f32::NEG_INFINITY),
             Err(Error::NonFiniteLogits { .. }) => prop_assert!(bad),
-            Err(err) => prop_assert_eq!(err, Error::NoPossibleToken { vocab_size: logits.len() }),
+            Err(Error::NoPossibleToken { vocab_size }) => prop_assert_eq!(vocab_size, logits.len()),
+            Err(other) => prop_assert!(false, "{}", other),
         }
     }
 }
@@ -275,15 +276,15 @@ fn reported_probabilities_are_the_raw_ones() {
 fn impossible_and_broken_logits() {
     let (inf, nan) = (f32::INFINITY, f32::NAN);
     let token = |logits: &[f32]| sampler(&seeded(3), logits.len()).sample(logits).map(|s| s.token);
-    assert_eq!(token(&[-inf, -1e30, -inf]), Ok(1));
-    assert_eq!(token(&[-1e30, 1e30, 0.0]), Ok(1));
-    assert_eq!(token(&[-inf, -inf]), Err(Error::NoPossibleToken { vocab_size: 2 }));
-    assert_eq!(token(&[0.0, inf]), Err(Error::NonFiniteLogits { token: 1, value: inf }));
+    assert!(matches!(token(&[-inf, -1e30, -inf]), Ok(1)));
+    assert!(matches!(token(&[-1e30, 1e30, 0.0]), Ok(1)));
+    assert!(matches!(token(&[-inf, -inf]), Err(Error::NoPossibleToken { vocab_size: 2 })));
+    assert!(matches!(token(&[0.0, inf]), Err(Error::NonFiniteLogits { token: 1, value }) if value == inf));
     assert!(matches!(token(&[0.0, 0.0, nan]), Err(Error::NonFiniteLogits { token: 2, .. })));
     let short = sampler(&seeded(3), 3).sample(&[0.0]);
-    assert_eq!(short, Err(Error::LogitsLength { expected: 3, got: 1 }));
+    assert!(matches!(short, Err(Error::LogitsLength { expected: 3, got: 1 })));
     let beyond = Sampler::new(&seeded(3), 3, &[0, 3]).map(|sampler| sampler.seed());
-    assert_eq!(beyond, Err(Error::PromptToken { position: 1, id: 3, vocab_size: 3 }));
+    assert!(matches!(beyond, Err(Error::PromptToken { position: 1, id: 3, vocab_size: 3 })));
     let hot = SamplingParams { temperature: 3.0, ..seeded(3) };
     assert!(matches!(Sampler::new(&hot, 3, &[]), Err(Error::InvalidParam { .. })));
     // An impossible token cannot be bought with a bias.

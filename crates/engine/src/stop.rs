@@ -102,6 +102,7 @@ mod tests {
         out.push(checker.finish());
         assert_eq!(out.iter().map(|piece| piece.emit.as_str()).collect::<Vec<_>>(), emits);
         assert_eq!(out.iter().filter_map(|piece| piece.stop).collect::<Vec<_>>(), Vec::from_iter(found));
+        assert_eq!(checker.held(), "", "nothing waits after the end");
     }
 
     #[test]

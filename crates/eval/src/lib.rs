@@ -1,1 +1,25 @@
 //! Scores of a model on text.
+//!
+//! [`perplexity`] asks a model how likely every token of a text is, window by window as the field does it, and
+//! sums up: [`Score`] has perplexity, which depends on the tokenizer, and bits per byte, which does not.
+//! [`LogitsFile`] writes down everything a model computes on given tokens, so that two implementations can be
+//! compared number by number.
+//!
+//! **Invariant:** every token is scored at most once, and only from tokens before it.
+//!
+//! **Invariant:** logits, the largest thing there is, exist for some rows at a time, whatever the text's length.
+//!
+//! **Invariant:** generates nothing, reads no files, prints nothing.
+
+#![forbid(unsafe_code)]
+
+mod document;
+mod error;
+mod logits;
+mod perplexity;
+mod windows;
+
+pub use document::Document;
+pub use error::{Error, Result};
+pub use logits::{Contents, Feeding, Form, LogitsFile, OnTokens};
+pub use perplexity::{OnProgress, Score, Windowing, perplexity};

@@ -20,6 +20,7 @@
 //! its caller chose (tokens, lengths).
 #![forbid(unsafe_code)]
 
+pub mod accounting;
 mod batch;
 mod cache;
 pub mod config;
@@ -31,7 +32,7 @@ mod moe;
 mod mtp;
 mod observe;
 pub mod presets;
-
+pub mod synthesize;
 mod transformer;
 mod weights;
 mod workspace;

@@ -1,0 +1,60 @@
+//! The words of a model: tokenizer, chat template, recommended sampling.
+
+use std::path::Path;
+
+use anyhow::Result;
+use fathom_text::{ChatInput, ChatTemplate, Error, GenerationConfig, Message, ReasoningSplitter, Tokenizer};
+use serde_json::{Map, Value};
+
+/// A prompt, ready for the model.
+pub(crate) struct Prompt {
+    pub(crate) ids: Vec<u32>,
+    /// The template has already opened the reasoning.
+    pub(crate) starts_in_reasoning: bool,
+}
+
+impl Prompt {
+    /// Takes apart the answer to this prompt.
+    pub(crate) fn splitter(&self) -> ReasoningSplitter {
+        ReasoningSplitter::new(self.starts_in_reasoning)
+    }
+}
+
+/// The tokenizer of a model folder, or `None` if there is none.
+pub(crate) fn tokenizer_if_present(dir: &Path) -> Result<Option<Tokenizer>> {
+    match Tokenizer::from_dir(dir) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(Error::NoTokenizer { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the authors recommend.
+pub(crate) fn recommendation(dir: &Path) -> Result<GenerationConfig> {
+    Ok(GenerationConfig::from_dir(dir)?)
+}
+
+/// Writes conversations down as the model was trained on them.
+pub(crate) struct ChatWriter<'a> {
+    tokenizer: &'a Tokenizer,
+    template: ChatTemplate,
+    variables: Map<String, Value>,
+}
+
+impl<'a> ChatWriter<'a> {
+    /// Reads the template of a model folder. `thinking` is handed to templates that know it.
+    pub(crate) fn from_dir(dir: &Path, tokenizer: &'a Tokenizer, thinking: Option<bool>) -> Result<Self> {
+        let template = ChatTemplate::from_dir(dir)?;
+        let variables = thinking.map(|thinking| ("thinking".to_owned(), Value::from(thinking)));
+        Ok(Self { tokenizer, template, variables: variables.into_iter().collect() })
+    }
+
+    /// The prompt that asks for the next answer.
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
+        let input = ChatInput { extra: self.variables.clone(), ..ChatInput::to_answer(messages) };
+        let text = self.template.render(&input)?;
+        // The template writes bos itself.
+        let ids = self.tokenizer.encode(&text, false)?;
+        Ok(Prompt { ids, starts_in_reasoning: text.trim_end().ends_with("<think>") })
+    }
+}

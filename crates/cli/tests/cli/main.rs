@@ -1,0 +1,9 @@
+//! The binary as people run it, on the fixtures: exact outputs, exit codes, error lines.
+
+mod bad_input;
+mod chat;
+mod fathom;
+mod generate;
+mod logits;
+mod score;
+mod tokenize;

@@ -1,0 +1,125 @@
+//! `cargo bench -p fathom-kernels`: products against what the machine allows.
+//!
+//! Shape × format × ISA: time, bandwidth of the weights where reading them is the limit (few rows),
+//! operations where multiplying is, the share of the limit measured in the same run, and the ratio
+//! to f32 weights on AVX-512 (or the best ISA below it). `cargo bench -p fathom-kernels -- 4` runs on four
+//! threads; the default is one per processor.
+
+use fathom_kernels::gemm::WeightFormat;
+use fathom_kernels::roofline::{Multiplier, Rate, gemm_rate, multiply_rate, read_bandwidth};
+use fathom_kernels::{Compute, Isa};
+
+/// Seconds per measurement.
+const SECONDS: f64 = 0.2;
+
+/// Memory read for the bandwidth: many times a last-level cache.
+const READ_BYTES: usize = 1 << 30;
+
+/// Rows up to which reading the weights is the limit.
+const STREAMED_ROWS: usize = 16;
+
+/// `[rows, n, k]` of V2-Lite. One row: decode; 48: an expert's share of 512 tokens; 512: a prompt.
+const SHAPES: [(&str, [usize; 3]); 8] = [
+    ("qkv", [1, 3648, 2048]),
+    ("dense gate+up", [1, 21888, 2048]),
+    ("head", [1, 102400, 2048]),
+    ("qkv, batch of 4", [4, 3648, 2048]),
+    ("expert gate+up", [48, 2816, 2048]),
+    ("expert down", [48, 2048, 1408]),
+    ("qkv", [512, 3648, 2048]),
+    ("o_proj", [512, 2048, 2048]),
+];
+
+/// What the machine allows on one ISA.
+struct Limits {
+    read: f64,
+    f32_flops: f64,
+    tile_flops: Option<f64>,
+}
+
+impl Limits {
+    fn measure(compute: &Compute) -> Self {
+        let multiply = |multiplier| multiply_rate(compute, multiplier, SECONDS).map(|rate| rate.best);
+        Self {
+            read: read_bandwidth(compute, READ_BYTES, SECONDS).best,
+            f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
+            tile_flops: multiply(Multiplier::Bf16Tiles),
+        }
+    }
+
+    fn flops(&self, format: WeightFormat) -> f64 {
+        match (format, self.tile_flops) {
+            (WeightFormat::Bf16, Some(tiles)) => tiles,
+            _ => self.f32_flops,
+        }
+    }
+}
+
+fn main() {
+    // Cargo passes flags such as `--bench`; `cargo test` passes none and only wants to see it start.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    let threads = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(0);
+    let machines: Vec<(Compute, Limits)> = Isa::available()
+        .map(|isa| Compute::with_isa(isa, threads))
+        .map(|compute| {
+            let limits = Limits::measure(&compute);
+            (compute, limits)
+        })
+        .collect();
+    for (compute, limits) in &machines {
+        let tiles =
+            limits.tile_flops.map_or(String::new(), |tiles| format!(", bf16 tiles {:.0}", tiles / 1e9));
+        println!(
+            "{:<7} {} threads: read {:.1} GB/s, f32 {:.0} GFLOP/s{tiles}",
+            compute.isa().name(),
+            compute.threads(),
+            limits.read / 1e9,
+            limits.f32_flops / 1e9
+        );
+    }
+    println!();
+    println!(
+        "{:<16} {:>18} {:>6} {:>7} {:>9} {:>12} {:>6} {:>6} {:>8}",
+        "product", "[rows, n, k]", "format", "isa", "µs", "rate", "limit", "spread", "× f32"
+    );
+    for (name, shape) in SHAPES {
+        bench(name, shape, &machines);
+    }
+}
+
+/// All formats and ISAs of one shape.
+fn bench(name: &str, shape: [usize; 3], machines: &[(Compute, Limits)]) {
+    let [rows, n, k] = shape;
+    let flops = 2.0 * (rows * n * k) as f64;
+    let baseline = machines.iter().rev().find(|(compute, _)| compute.isa() <= Isa::Avx512);
+    let baseline = baseline.map(|(compute, _)| gemm_rate(compute, WeightFormat::F32, shape, SECONDS).median);
+    for format in [WeightFormat::F32, WeightFormat::Bf16] {
+        for (compute, limits) in machines {
+            // The reference takes seconds per product of a whole prompt.
+            if compute.isa() == Isa::Scalar && rows >= 512 {
+                continue;
+            }
+            let Rate { best, median } = gemm_rate(compute, format, shape, SECONDS);
+            let bytes_per_flop = (n * k * format.bytes_per_weight()) as f64 / flops;
+            let (rate, share) = if rows <= STREAMED_ROWS {
+                let bytes = median * bytes_per_flop;
+                (format!("{:.1} GB/s", bytes / 1e9), bytes / limits.read)
+            } else {
+                (format!("{:.0} GFLOP/s", median / 1e9), median / limits.flops(format))
+            };
+            println!(
+                "{name:<16} {:>18} {:>6} {:>7} {:>9.0} {rate:>12} {:>4.0} % {:>4.0} % {:>8.2}",
+                format!("{shape:?}"),
+                format.name(),
+                compute.isa().name(),
+                1e6 * flops / median,
+                100.0 * share,
+                100.0 * (best / median - 1.0),
+                median / baseline.unwrap_or(median),
+            );
+        }
+    }
+}
