@@ -1,7 +1,6 @@
 //! From a checkpoint to packed weights: each matrix is converted once, panel by panel, on all
 //! threads, and the file's pages are given back as soon as they are read.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use fathom_checkpoint::names::{self, Attention, Ffn, Layer};
@@ -11,7 +10,7 @@ use fathom_kernels::gemm::{PANEL, PackedMatrix, WeightFormat};
 use fathom_numeric::bf16;
 
 use crate::config::ModelType;
-use crate::manifest::{self, Part};
+use crate::manifest;
 use crate::weights::{AttentionWeights, DecoderLayer, Embedding, FeedForward, Mlp, Moe, MtpModule, Weights};
 use crate::{Config, Error, Result};
 
@@ -34,40 +33,10 @@ pub(crate) fn weights(
     options: LoadOptions,
     progress: Progress<'_>,
 ) -> Result<Weights> {
-    let total = check_tensors(config, checkpoint, options)?;
+    let total = manifest::check(config, checkpoint, options.mtp)?;
     checkpoint.read_sequentially();
     Loader { config, checkpoint, compute, format: options.format, progress, done: 0, total }
         .weights(options.mtp)
-}
-
-/// Every tensor that must be there is, and no other; returns the bytes that will be read.
-fn check_tensors(config: &Config, checkpoint: &Checkpoint, options: LoadOptions) -> Result<u64> {
-    let specs = manifest::tensors(config);
-    let mut known = BTreeSet::new();
-    let mut bytes = 0;
-    for spec in &specs {
-        let wanted = options.mtp || spec.part != Part::Mtp;
-        match checkpoint.find(&spec.name) {
-            Some(view) => bytes += if wanted { view.bytes.len() as u64 } else { 0 },
-            None if spec.optional || !wanted => {}
-            None => {
-                checkpoint.tensor(&spec.name)?;
-            }
-        }
-        known.insert(names::scale_name(&spec.name));
-        known.insert(spec.name.clone());
-    }
-    // Old conversions stored the rotary frequencies, which follow from the config.
-    let unexpected = |name: &&str| !known.contains(*name) && !name.ends_with("rotary_emb.inv_freq");
-    let mut unexpected = checkpoint.names().filter(unexpected);
-    match unexpected.next() {
-        None => Ok(bytes),
-        Some(first) => Err(Error::UnexpectedTensors {
-            path: checkpoint.path().to_owned(),
-            count: 1 + unexpected.count(),
-            first: first.to_owned(),
-        }),
-    }
 }
 
 struct Loader<'a> {

@@ -3,10 +3,13 @@
 //! One list serves loading (what must be there, what must not), writing synthetic checkpoints and
 //! counting parameters, so that the three cannot disagree.
 
+use std::collections::BTreeSet;
+
+use fathom_checkpoint::Checkpoint;
 use fathom_checkpoint::names::{self, Attention, Ffn, Layer};
 
-use crate::Config;
 use crate::config::ModelType;
+use crate::{Config, Error, Result};
 
 /// A part of the model, as reports count them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +81,45 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
         list.mtp_layer(layer);
     }
     list.specs
+}
+
+/// Checks that `checkpoint` holds the tensors of `config` with their shapes, in a dtype that can be
+/// loaded, and no others; those of MTP layers may be missing unless `mtp`. Returns the bytes of
+/// what a model with or without them reads. Of the data only vectors and block scales are read, so
+/// that a damaged checkpoint is refused before a long load begins.
+///
+/// # Errors
+/// A tensor that is missing, unexpected, or of another shape or dtype, by name.
+pub fn check(config: &Config, checkpoint: &Checkpoint, mtp: bool) -> Result<u64> {
+    let mut known = BTreeSet::new();
+    let mut bytes = 0;
+    for spec in tensors(config) {
+        let wanted = mtp || spec.part != Part::Mtp;
+        let view = checkpoint.find(&spec.name);
+        if view.is_some() || (wanted && !spec.optional) {
+            match spec.shape[..] {
+                [rows, cols] => drop(checkpoint.matrix(&spec.name, [rows, cols])?),
+                _ => drop(checkpoint.vector(&spec.name, spec.elements() as usize)?),
+            }
+        }
+        // Copies of other tensors are checked but never read.
+        if wanted && !(spec.optional && spec.part == Part::Mtp) {
+            bytes += view.map_or(0, |view| view.bytes.len() as u64);
+        }
+        known.insert(names::scale_name(&spec.name));
+        known.insert(spec.name);
+    }
+    // Old conversions stored the rotary frequencies, which follow from the config.
+    let unexpected = |name: &&str| !known.contains(*name) && !name.ends_with("rotary_emb.inv_freq");
+    let mut unexpected = checkpoint.names().filter(unexpected);
+    match unexpected.next() {
+        None => Ok(bytes),
+        Some(first) => Err(Error::UnexpectedTensors {
+            path: checkpoint.path().to_owned(),
+            count: 1 + unexpected.count(),
+            first: first.to_owned(),
+        }),
+    }
 }
 
 struct List<'a> {
@@ -184,10 +226,7 @@ impl List<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::path::Path;
-
-    use fathom_checkpoint::{Checkpoint, names};
 
     use super::*;
 

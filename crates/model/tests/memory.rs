@@ -14,7 +14,8 @@ use fathom_model::{LoadOptions, Model};
 fn status(field: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status.lines().find(|line| line.starts_with(field)).expect("the kernel reports it");
-    let kibibytes: usize = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB");
+    let kibibytes: usize =
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number of kB");
     kibibytes * 1024
 }
 

@@ -1,12 +1,12 @@
 //! What a checkpoint holds, checked against its configuration without reading the weights.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use fathom_checkpoint::{Checkpoint, names};
+use fathom_checkpoint::Checkpoint;
 use serde::Serialize;
 
 use crate::manifest::{self, Part, TensorSpec};
-use crate::{Config, Error, Result};
+use crate::{Config, Result};
 
 /// A checkpoint's contents.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -40,29 +40,9 @@ pub struct StoredDtype {
 /// # Errors
 /// A tensor that is missing, unexpected, or of another shape or dtype, by name.
 pub fn stored(config: &Config, checkpoint: &Checkpoint) -> Result<Stored> {
-    let specs = manifest::tensors(config);
-    let of_mtp = |spec: &&TensorSpec| spec.part == Part::Mtp;
-    let mtp = specs.iter().filter(of_mtp).any(|spec| checkpoint.contains(&spec.name));
-    let mut known = BTreeSet::new();
-    for spec in &specs {
-        known.insert(names::scale_name(&spec.name));
-        known.insert(spec.name.clone());
-        let may_miss = spec.optional || (spec.part == Part::Mtp && !mtp);
-        if may_miss && !checkpoint.contains(&spec.name) {
-            continue;
-        }
-        match spec.shape[..] {
-            [rows, cols] => drop(checkpoint.matrix(&spec.name, [rows, cols])?),
-            _ => drop(checkpoint.vector(&spec.name, spec.elements() as usize)?),
-        }
-    }
-    // Old conversions stored the rotary frequencies, which follow from the config.
-    let unexpected = |name: &&str| !known.contains(*name) && !name.ends_with("rotary_emb.inv_freq");
-    let mut unexpected = checkpoint.names().filter(unexpected);
-    if let Some(first) = unexpected.next() {
-        let (path, first) = (checkpoint.path().to_owned(), first.to_owned());
-        return Err(Error::UnexpectedTensors { path, count: 1 + unexpected.count(), first });
-    }
+    let of_mtp = |spec: &TensorSpec| spec.part == Part::Mtp && checkpoint.contains(&spec.name);
+    let mtp = manifest::tensors(config).iter().any(of_mtp);
+    manifest::check(config, checkpoint, mtp)?;
     Ok(Stored {
         files: checkpoint.files().count(),
         tensors: checkpoint.names().count(),
