@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write, stderr, stdout};
 
 use fathom_text::{Piece, ReasoningSplitter};
 
-use crate::terminal::Dim;
+use crate::terminal::{Dim, without_controls};
 
 /// Collects the text of one answer and, if it is to be shown, shows it.
 ///
@@ -68,7 +68,7 @@ impl Answer {
     fn show_reasoning(&self, text: &str) -> io::Result<()> {
         if stdout().is_terminal() {
             let mut out = stdout().lock();
-            write!(out, "{}{text}{}", self.dim.on, self.dim.off)?;
+            write!(out, "{}{}{}", self.dim.on, without_controls(text), self.dim.off)?;
             out.flush()
         } else {
             stderr().write_all(text.as_bytes())
@@ -81,6 +81,7 @@ impl Answer {
             let between: &mut dyn Write = if out.is_terminal() { &mut out } else { &mut stderr() };
             between.write_all(b"\n\n")?;
         }
+        let text = if out.is_terminal() { without_controls(text) } else { text.into() };
         out.write_all(text.as_bytes())?;
         out.flush()
     }

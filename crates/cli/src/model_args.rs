@@ -1,14 +1,14 @@
 //! Arguments of every command that loads a model, and loading with a progress bar.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use fathom_kernels::Compute;
 use fathom_kernels::gemm::WeightFormat;
 use fathom_model::{LoadOptions, Model};
-use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::terminal::LateBar;
 
 /// Which model, and how to hold it.
 #[derive(clap::Args, Clone, Debug)]
@@ -47,17 +47,9 @@ impl ModelArgs {
     /// Loads the model, showing progress on stderr if it takes a while.
     pub(crate) fn load(&self, mtp: bool) -> Result<Model> {
         let compute = Compute::new(self.threads)?;
-        let style =
-            ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
-                .context("the progress template is valid")?;
-        let bar = ProgressBar::new(0).with_style(style).with_message("loading");
-        bar.enable_steady_tick(Duration::from_millis(200));
+        let mut bar = LateBar::of_bytes("loading");
         let options = LoadOptions { format: self.dtype.format(), mtp };
-        let model = Model::load(&self.model, compute, options, &mut |done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
+        let model = Model::load(&self.model, compute, options, &mut |done, total| bar.set(done, total));
         Ok(model?)
     }
 }

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use fathom_engine::{Completion, Event, SamplingParams, Session, TokenLogprobs, check_prompt, eos_token_ids};
 use fathom_model::Config;
 use fathom_text::{Message, Tokenizer};
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
@@ -17,7 +16,7 @@ use crate::interrupt::{self, Interrupted, Second};
 use crate::language::{self, ChatWriter, Prompt};
 use crate::model_args::ModelArgs;
 use crate::sampling_args::SamplingArgs;
-use crate::terminal;
+use crate::terminal::LateBar;
 
 /// Generate text from a prompt.
 ///
@@ -112,13 +111,14 @@ pub(crate) fn stream(
     answer: &mut Answer,
 ) -> Result<Completion> {
     let mut written = Ok(());
-    let mut bar: Option<ProgressBar> = None;
+    let mut bar = Some(LateBar::of_tokens("reading"));
     let completion = session.generate(prompt, params, &mut |event| {
         match event {
             Event::Prefill { done, total } if done < total => {
-                bar.get_or_insert_with(|| terminal::token_bar("reading", total)).set_position(done as u64);
+                bar.iter_mut().for_each(|bar| bar.set(done as u64, total as u64));
             }
-            Event::Prefill { .. } => bar.iter().for_each(ProgressBar::finish_and_clear),
+            // The line is needed for the answer.
+            Event::Prefill { .. } => bar = None,
             Event::Token(_) => {}
             Event::Text(text) => written = answer.push(text),
         }
@@ -128,7 +128,7 @@ pub(crate) fn stream(
             ControlFlow::Continue(())
         }
     });
-    bar.iter().for_each(ProgressBar::finish_and_clear);
+    drop(bar);
     let completion = completion?;
     written?;
     answer.finish()?;

@@ -11,7 +11,7 @@ use fathom_model::{AttentionForm, Config};
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::model_args::ModelArgs;
-use crate::terminal;
+use crate::terminal::LateBar;
 
 /// Write a model's logits and routing to a file.
 ///
@@ -106,11 +106,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
             AttentionArg::Absorbed => AttentionForm::Absorbed,
         }),
     };
-    let bar = terminal::token_bar("running", sequences.iter().map(Vec::len).sum());
-    let flow = file.fill(&model, feeding, &mut |done, _| {
-        bar.set_position(done as u64);
+    let mut bar = LateBar::of_tokens("running");
+    let flow = file.fill(&model, feeding, &mut |done, total| {
+        bar.set(done as u64, total as u64);
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    bar.finish_and_clear();
+    drop(bar);
     if flow?.is_break() { Err(Interrupted.into()) } else { Ok(()) }
 }

@@ -15,7 +15,7 @@ use crate::commands::generate::println_json;
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::model_args::ModelArgs;
-use crate::terminal;
+use crate::terminal::LateBar;
 
 const WINDOW: usize = 2048;
 
@@ -62,13 +62,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     interrupt::catch(Second::Ends)?;
 
     let started = Instant::now();
-    let bar = terminal::token_bar("scoring", document.tokens.len());
+    let mut bar = LateBar::of_tokens("scoring");
     let score = perplexity(&model, &document, windowing, &mut |score, total| {
-        bar.set_length(total as u64);
-        bar.set_position(score.tokens as u64);
+        bar.set(score.tokens as u64, total as u64);
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    bar.finish_and_clear();
+    drop(bar);
     let (score, seconds) = (score?, started.elapsed().as_secs_f64());
     if args.json {
         println_json(&json!({

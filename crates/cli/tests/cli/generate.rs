@@ -197,5 +197,5 @@ fn ctrl_c_prints_what_there_is() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert_eq!(output.stderr, b"");
-    assert!(text.ends_with(b"\n") && text.len() > 2);
+    assert!(text.ends_with(b"\n") && text.len() >= 2);
 }

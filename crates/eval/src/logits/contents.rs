@@ -106,3 +106,55 @@ impl Contents {
         tensors.into_iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_shapes() {
+        let mut config = fathom_model::presets::find("v2-lite").unwrap();
+        config.num_hidden_layers = 2;
+        config.num_nextn_predict_layers = 2;
+        let plan = |contents: Contents, tokens: usize| -> Vec<(String, Vec<usize>)> {
+            let plan = contents.plan(&config, 3, tokens);
+            plan.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
+        };
+        let rows = |rows: &[(&str, usize, usize)]| -> Vec<(String, Vec<usize>)> {
+            rows.iter().map(|&(name, rows, columns)| (name.to_owned(), vec![rows, columns])).collect()
+        };
+        let (v, h, e, k) = (102_400, 2048, 64, 6);
+        let main = [
+            ("seq3.logits", 3, v),
+            ("seq3.last_hidden", 3, h),
+            ("seq3.layer1.expert_ids", 3, k),
+            ("seq3.layer1.expert_weights", 3, k),
+        ];
+        assert_eq!(plan(Contents::default(), 3), rows(&main));
+        let trace = [
+            ("seq3.trace.embed", 3, h),
+            ("seq3.trace.layer0.attn_out", 3, h),
+            ("seq3.trace.layer0.mlp_out", 3, h),
+            ("seq3.trace.layer0.hidden", 3, h),
+            ("seq3.trace.layer1.attn_out", 3, h),
+            ("seq3.trace.layer1.mlp_out", 3, h),
+            ("seq3.trace.layer1.hidden", 3, h),
+            ("seq3.trace.layer1.router_logits", 3, e),
+        ];
+        assert_eq!(plan(Contents { trace: true, mtp_modules: 0 }, 3), rows(&[&main[..], &trace].concat()));
+        let mtp = [
+            ("mtp.seq3.logits", 2, v),
+            ("mtp.seq3.hidden", 2, h),
+            ("mtp.seq3.expert_ids", 2, k),
+            ("mtp.seq3.expert_weights", 2, k),
+            ("mtp2.seq3.logits", 1, v),
+            ("mtp2.seq3.hidden", 1, h),
+            ("mtp2.seq3.expert_ids", 1, k),
+            ("mtp2.seq3.expert_weights", 1, k),
+        ];
+        let contents = Contents { trace: false, mtp_modules: 2 };
+        assert_eq!(plan(contents, 3), rows(&[&main[..], &mtp].concat()));
+        assert_eq!(plan(contents, 2).len(), main.len() + 4);
+        assert_eq!(plan(contents, 1).len(), main.len());
+    }
+}
