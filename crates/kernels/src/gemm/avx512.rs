@@ -1,11 +1,8 @@
 //! Tile product in 16 f32 lanes: a panel's column is one register.
 //!
 //! One row (decode): 4 streams of weights, two accumulators each, so that eight independent FMA
-//! chains cover the latency; every cache line is read once and prefetched 1 KiB ahead.
-//!
-//! Few rows: up to 6 × 4 accumulators, each decoded weight register used for all rows. Many rows:
-//! 12 × 2, which reads half as many weight lines per FMA; they come from the second-level cache,
-//! while the 12 rows of activations stay in the first.
+//! chains cover the latency; every cache line is read once and prefetched 1 KiB ahead. Several
+//! rows: up to 6 × 4 accumulators, each decoded weight register used for all of them.
 
 use std::arch::x86_64::{
     __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
@@ -15,12 +12,9 @@ use std::arch::x86_64::{
 
 use super::{Operand, PANEL, Tile, WeightFormat};
 
-/// Rows that share one pass over four panels: 6 × 4 accumulators, 4 weights and a broadcast fill
+/// Rows that share one pass over the weights: 6 × 4 accumulators, 4 weights and a broadcast fill
 /// the 32 registers.
 const ROWS: usize = 6;
-
-/// Rows that share one pass over two panels.
-const MANY_ROWS: usize = 12;
 
 /// How far ahead of its use a weight line is prefetched, in bytes.
 const AHEAD: usize = 1024;
@@ -106,12 +100,10 @@ unsafe fn by_rows<W: Pair, const P: usize>(tile: &Tile<'_>, x: &[f32], block: &m
     let weights = tile.weights[tile.first_col / 2 * W::BYTES..].as_ptr();
     let mut row = 0;
     while row < tile.rows {
-        let left = tile.rows - row;
-        let rows = if left >= MANY_ROWS { MANY_ROWS } else { ROWS.min(left) };
+        let rows = ROWS.min(tile.rows - row);
         let x = x[row * tile.x_stride..].as_ptr();
         let out = block[row * P * PANEL..].as_mut_ptr();
-        // SAFETY: this function's contract; `row + rows` stays within the tile, and the pairs of
-        // panels below within P.
+        // SAFETY: this function's contract; `row + rows` stays within the tile.
         unsafe {
             match rows {
                 1 => one_row::<W, P>(tile, x, weights, out),
@@ -119,17 +111,7 @@ unsafe fn by_rows<W: Pair, const P: usize>(tile: &Tile<'_>, x: &[f32], block: &m
                 3 => some_rows::<W, P, 3>(tile, x, weights, out),
                 4 => some_rows::<W, P, 4>(tile, x, weights, out),
                 5 => some_rows::<W, P, 5>(tile, x, weights, out),
-                ROWS => some_rows::<W, P, ROWS>(tile, x, weights, out),
-                _ => {
-                    for panel in (0..P).step_by(2) {
-                        let (weights, out) = (weights.add(panel * tile.panel_bytes), out.add(panel * PANEL));
-                        if panel + 1 < P {
-                            some_rows::<W, 2, MANY_ROWS>(tile, x, weights, out);
-                        } else {
-                            some_rows::<W, 1, MANY_ROWS>(tile, x, weights, out);
-                        }
-                    }
-                }
+                _ => some_rows::<W, P, ROWS>(tile, x, weights, out),
             }
         }
         row += rows;
@@ -168,8 +150,7 @@ unsafe fn one_row<W: Pair, const P: usize>(
 }
 
 /// # Safety
-/// As [`by_rows`], with `x` and `out` at the first of `R` rows, `weights` and `out` at the first of
-/// `P` panels.
+/// As [`by_rows`], with `x`, `weights` and `out` at the first of `R` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn some_rows<W: Pair, const P: usize, const R: usize>(
     tile: &Tile<'_>,
@@ -209,8 +190,8 @@ unsafe fn some_rows<W: Pair, const P: usize, const R: usize>(
     }
     for (row, sums) in sums.iter().enumerate() {
         for (p, &sum) in sums.iter().enumerate() {
-            // SAFETY: rows of the block are `tile.panels` panels apart.
-            unsafe { store(sum, out.add((row * tile.panels + p) * PANEL), tile.accumulate) };
+            // SAFETY: the block has R rows of P panels.
+            unsafe { store(sum, out.add((row * P + p) * PANEL), tile.accumulate) };
         }
     }
 }

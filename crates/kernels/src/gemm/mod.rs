@@ -47,11 +47,8 @@ const TILE_PANELS: usize = 4;
 const UNIT_ROWS: usize = 256;
 
 /// Columns multiplied before moving to the next rows, so that the weights of a tile stay in the
-/// second-level cache and (as f32, 12 rows at a time) its activations in the first.
-const UNIT_COLS: usize = 512;
-
-/// The same for the tile unit, whose activations are half as wide.
-const UNIT_COLS_HALVES: usize = 1024;
+/// second-level cache and its activations in the first.
+const UNIT_COLS: usize = 1024;
 
 /// Rows up to which a unit runs through all columns at once: weights are then read as one stream.
 const STREAM_ROWS: usize = 6;
@@ -212,11 +209,7 @@ fn block_product(
 ) {
     let weights = group.weights;
     let cols = weights.padded_cols();
-    let step = match x.form() {
-        _ if rows.len() <= STREAM_ROWS => cols,
-        Form::Floats => UNIT_COLS,
-        Form::Halves => UNIT_COLS_HALVES,
-    };
+    let step = if rows.len() <= STREAM_ROWS { cols } else { UNIT_COLS };
     for first in (0..cols.max(1)).step_by(step.max(1)) {
         let tile = Tile {
             x: match x.form() {
