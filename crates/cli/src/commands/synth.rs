@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use fathom_model::synthesize::{self, Report, SynthesizeOptions};
 use fathom_model::{Config, presets};
-use fathom_text::Tokenizer;
+use fathom_text::{Tokenizer, fit_vocabulary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::inspect::table::{bytes, count};
@@ -39,7 +39,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 
-    /// Copy the tokenizer (tokenizer.json, tokenizer_config.json, …) of this directory
+    /// Copy the tokenizer (tokenizer.json, tokenizer_config.json, …) of this directory; one with more ids than the
+    /// configuration's vocab_size is cut to its first ones, special tokens moved to the end
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
 
@@ -123,18 +124,29 @@ pub(crate) fn read_config(what: &str) -> Result<(String, PathBuf)> {
 fn tokenizer_files(dir: &Path, config: &Config) -> Result<Vec<(String, Vec<u8>)>> {
     let tokenizer = Tokenizer::from_dir(dir)?;
     let (ids, vocab_size) = (tokenizer.vocab_size(), config.vocab_size);
-    if ids > vocab_size {
-        eprintln!(
-            "warning: the tokenizer has {ids} ids, the model's vocab_size is {vocab_size}: text with a token \
-             beyond that cannot be run"
-        );
-    }
     let mut files = Vec::new();
     for name in TOKENIZER_FILES {
         let path = dir.join(name);
         if path.exists() {
             let contents = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             files.push((name.to_owned(), contents));
+        }
+    }
+    if ids > vocab_size {
+        let json =
+            &mut files.iter_mut().find(|(name, _)| name == TOKENIZER_FILES[0]).context("it was loaded")?.1;
+        match fit_vocabulary(json, vocab_size) {
+            Some(fitted) => {
+                *json = fitted;
+                eprintln!(
+                    "note: the tokenizer has {ids} ids, the model's vocab_size is {vocab_size}: its copy is cut to the \
+                     first {vocab_size}, special tokens moved to the end"
+                );
+            }
+            None => eprintln!(
+                "warning: the tokenizer has {ids} ids, the model's vocab_size is {vocab_size}: text with a token \
+                 beyond that cannot be run"
+            ),
         }
     }
     Ok(files)
