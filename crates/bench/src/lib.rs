@@ -60,7 +60,7 @@ pub fn run(model: &Model, plan: &Plan, effort: Effort, mut hooks: Hooks<'_>) -> 
     plan.check_memory(model.config(), model.cache_format(), available)?;
     (hooks.note)("the machine's limits");
     let mut limits = Limits::measure(model.compute(), effort);
-    let mut bench = Bench::new(model, plan);
+    let mut bench = Bench::new(model, plan)?;
     let mut times = GemmTimes::new(model.compute(), effort.seconds / 5.0);
 
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());

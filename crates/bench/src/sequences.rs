@@ -18,14 +18,14 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    pub(crate) fn new(model: &'a Model, plan: &'a Plan) -> Self {
-        Self {
+    pub(crate) fn new(model: &'a Model, plan: &'a Plan) -> Result<Self> {
+        Ok(Self {
             model,
             plan,
-            cache: model.new_cache(plan.cache_tokens()),
+            cache: model.new_cache(plan.cache_tokens())?,
             workspace: Workspace::default(),
             tokens: RandomTokens { state: plan.seed, vocab: model.config().vocab_size as u64 },
-        }
+        })
     }
 
     /// Random tokens for each of `batch` sequences.

@@ -1,7 +1,10 @@
 //! What a kernel runs on.
 
 use crate::pool::ThreadPool;
-use crate::{Isa, Result};
+use crate::{Error, Isa, Result};
+
+/// Threads at most.
+pub const THREADS_MAX: usize = 1024;
 
 /// An instruction set and the threads to run it on; made once per process and shared.
 #[derive(Debug)]
@@ -16,22 +19,31 @@ impl Compute {
     /// processor.
     ///
     /// # Errors
-    /// As [`Isa::from_env`].
+    /// As [`Isa::from_env`]; or if there are more threads than [`THREADS_MAX`] or than the
+    /// operating system gives.
     pub fn new(threads: usize) -> Result<Self> {
-        Ok(Self::with_isa(Isa::from_env()?, threads))
+        Self::on(Isa::from_env()?, threads)
     }
 
     /// A given instruction set, for tests and comparisons.
     ///
     /// # Panics
-    /// If the machine does not have it.
+    /// If the machine does not have it, or not as many threads.
     pub fn with_isa(isa: Isa, threads: usize) -> Self {
         assert!(isa <= Isa::best(), "{isa} is not available on this machine");
+        Self::on(isa, threads).expect("a few threads")
+    }
+
+    fn on(isa: Isa, threads: usize) -> Result<Self> {
         let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, |count| count.get()),
+            0 => std::thread::available_parallelism().map_or(1, |count| count.get()).min(THREADS_MAX),
             some => some,
         };
-        Self { isa, pool: ThreadPool::new(threads) }
+        if threads > THREADS_MAX {
+            return Err(Error::TooManyThreads { asked: threads, max: THREADS_MAX });
+        }
+        let pool = ThreadPool::new(threads).map_err(|source| Error::NoThread { asked: threads, source })?;
+        Ok(Self { isa, pool })
     }
 
     /// The instruction set all kernels use.

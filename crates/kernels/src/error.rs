@@ -26,6 +26,24 @@ pub enum Error {
         /// The best that was detected.
         best: Isa,
     },
+    /// More threads than any machine has processors.
+    #[error(
+        "{asked} threads were asked for, at most {max} are allowed; give --threads a smaller number, or 0 for one per processor"
+    )]
+    TooManyThreads {
+        /// Threads asked for.
+        asked: usize,
+        /// Threads allowed.
+        max: usize,
+    },
+    /// The operating system refused to start a thread.
+    #[error("cannot start {asked} threads: {source}; give --threads a smaller number")]
+    NoThread {
+        /// Threads asked for.
+        asked: usize,
+        /// Its reason.
+        source: std::io::Error,
+    },
 }
 
 /// Result of this crate.

@@ -38,6 +38,6 @@ pub mod router;
 mod shared;
 mod swiglu;
 
-pub use compute::Compute;
+pub use compute::{Compute, THREADS_MAX};
 pub use error::{Error, Result};
 pub use isa::Isa;

@@ -18,12 +18,21 @@ pub(crate) struct AlignedBuffer<T> {
 
 impl<T: Pod> AlignedBuffer<T> {
     /// `len` zeroes.
+    ///
+    /// # Panics
+    /// If there is no such amount of memory.
     pub(crate) fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).expect("packed weights and scratch fit the memory they were planned for")
+    }
+
+    /// `len` zeroes, or `None` if the operating system does not promise as many.
+    pub(crate) fn try_zeroed(len: usize) -> Option<Self> {
         let spare = LINE / size_of::<u64>();
-        let words: Vec<u64> = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(size_of::<u64>()) + spare);
+        let words = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<u64>()) + spare;
+        let words: Vec<u64> = bytemuck::allocation::try_zeroed_vec(words).ok()?;
         let offset = words.as_ptr().align_offset(LINE);
         assert!(offset <= spare, "words lie on multiples of their size");
-        Self { words, offset, len, element: std::marker::PhantomData }
+        Some(Self { words, offset, len, element: std::marker::PhantomData })
     }
 
     /// Makes room for at least `len` elements. Contents are unspecified (but initialised) after

@@ -53,9 +53,12 @@ unsafe impl Send for Shared {}
 impl ThreadPool {
     /// A pool of `threads` threads, the calling one included.
     ///
+    /// # Errors
+    /// If the operating system refuses a thread; those that were started end again.
+    ///
     /// # Panics
-    /// If `threads` is 0 or the operating system refuses a thread.
-    pub(crate) fn new(threads: usize) -> Self {
+    /// If `threads` is 0.
+    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
         assert!(threads > 0, "a pool needs at least the calling thread");
         let shared = Arc::new(Shared {
             region: AtomicUsize::new(0),
@@ -66,16 +69,13 @@ impl ThreadPool {
             stop: AtomicBool::new(false),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
         });
-        let workers = (0..threads - 1)
-            .map(|index| {
-                let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
-                    .name(format!("fathom-{}", index + 1))
-                    .spawn(move || shared.worker(index))
-                    .expect("the operating system gives a thread at start")
-            })
-            .collect();
-        Self { shared, caller: Mutex::default(), workers }
+        let mut pool = Self { shared, caller: Mutex::default(), workers: Vec::with_capacity(threads - 1) };
+        for index in 0..threads - 1 {
+            let shared = Arc::clone(&pool.shared);
+            let builder = std::thread::Builder::new().name(format!("fathom-{}", index + 1));
+            pool.workers.push(builder.spawn(move || shared.worker(index))?);
+        }
+        Ok(pool)
     }
 
     /// Threads that take part in a region.
@@ -111,10 +111,11 @@ impl ThreadPool {
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_units(&mut scratch)));
         shared.wait_until_empty();
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "a unit of a parallel region panicked");
+        assert!(!panicked, "a unit of a parallel region panicked");
     }
 }
 
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn every_unit_runs_once_in_every_region() {
         for threads in [1, 2, 5] {
-            let pool = ThreadPool::new(threads);
+            let pool = ThreadPool::new(threads).expect("a few threads");
             for units in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicU32> = (0..units).map(|_| AtomicU32::new(0)).collect();
                 for _ in 0..50 {
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_parked_worker_wakes_up() {
-        let pool = ThreadPool::new(2);
+        let pool = ThreadPool::new(2).expect("a few threads");
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(5));
             let seen = AtomicU32::new(0);
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = ThreadPool::new(3);
+        let pool = ThreadPool::new(3).expect("a few threads");
         let result = catch_unwind(AssertUnwindSafe(|| pool.run(100, |unit, _| assert_ne!(unit, 57))));
         assert!(result.is_err());
         let seen = AtomicU32::new(0);

@@ -30,7 +30,7 @@ impl<'a, T> SharedSlice<'a, T> {
     /// If the range leaves the slice.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn range_mut(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(start + len <= self.len, "range {start}+{len} leaves a slice of {}", self.len);
+        assert!(start <= self.len && len <= self.len - start, "range {start}+{len} leaves {}", self.len);
         // SAFETY: in bounds by the check above, disjoint by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }

@@ -37,13 +37,16 @@ impl Sequence {
 
 impl LatentCache {
     /// Room for `tokens` tokens in blocks of 64; the memory is taken when it is first written.
-    pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Self {
-        let blocks = tokens.div_ceil(BLOCK_TOKENS);
-        let layer = || LatentRows::new(format, blocks, config.latent_width());
-        Self {
-            layers: (0..config.layers_with_mtp()).map(|_| layer()).collect(),
-            free: (0..blocks as u32).rev().collect(),
-        }
+    ///
+    /// # Errors
+    /// [`Error::CacheTooLarge`] if the operating system does not promise the memory.
+    pub fn new(config: &Config, format: CacheFormat, tokens: usize) -> Result<Self> {
+        let bytes = (tokens as u64).saturating_mul(Self::bytes_per_token(config, format) as u64);
+        let too_large = || Error::CacheTooLarge { tokens, bytes };
+        let blocks = u32::try_from(tokens.div_ceil(BLOCK_TOKENS)).map_err(|_| too_large())?;
+        let layer = || LatentRows::new(format, blocks as usize, config.latent_width()).ok_or_else(too_large);
+        let layers = (0..config.layers_with_mtp()).map(|_| layer()).collect::<Result<_>>()?;
+        Ok(Self { layers, free: (0..blocks).rev().collect() })
     }
 
     /// Bytes per token over all main layers.
@@ -90,7 +93,10 @@ mod tests {
     #[test]
     fn blocks_are_lent_and_taken_back() {
         let config = crate::presets::find("v2-lite").expect("shipped");
-        let mut cache = LatentCache::new(&config, CacheFormat::Bf16, 4 * BLOCK_TOKENS);
+        let mut cache =
+            LatentCache::new(&config, CacheFormat::Bf16, 4 * BLOCK_TOKENS).expect("a small cache");
+        let huge = LatentCache::new(&config, CacheFormat::Bf16, usize::MAX / 2);
+        assert!(matches!(huge, Err(Error::CacheTooLarge { .. })));
         let (mut a, mut b) = (Sequence::default(), Sequence::default());
         cache.reserve(&mut a, 65).expect("room");
         a.len = 65;

@@ -57,6 +57,12 @@ pub enum Error {
     )]
     CacheFull { wanted: usize, available: usize },
 
+    #[error(
+        "a latent cache for {tokens} tokens needs {:.1} GB, which this machine does not have; ask for fewer tokens or a \
+         smaller context", *bytes as f64 / 1e9
+    )]
+    CacheTooLarge { tokens: usize, bytes: u64 },
+
     #[error("nothing to run: the prompt has no tokens")]
     NoTokens,
 }

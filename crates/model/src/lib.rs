@@ -5,8 +5,8 @@
 //! any number of sequences, writes their latents to a [`LatentCache`], and returns logits. Read it
 //! top-down: `transformer.rs` (the pass), `mla.rs` (attention in both forms, and when which),
 //! `moe.rs` (experts), `mtp.rs`; `config/` (fields and what they mean), `manifest.rs` (every
-//! tensor a configuration has), `load.rs` (checkpoint to packed weights), `accounting.rs`
-//! (parameters, bytes and operations, counted from the configuration alone), `synthesize.rs`
+//! tensor a configuration has), `load.rs` (checkpoint to packed weights), `accounting/`
+//! (parameters, bytes and operations, counted from the configuration alone), `synthesize/`
 //! (random checkpoints of any configuration).
 //!
 //! Paper symbols, HF's names and ours are side by side in `docs/glossary.md`.

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use fathom_kernels::Compute;
 use fathom_kernels::attention::{LatentRows, absorbed, expanded};
-use fathom_kernels::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm};
+use fathom_kernels::gemm::{Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Rows, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
 use fathom_kernels::rope::Heads;
 
@@ -220,9 +220,9 @@ impl Attention<'_> {
         for keys in chunks(span.first + span.rows.len(), (EXPANDED_NUMBERS / stride).max(64)) {
             let count = keys.len();
             let latents = room(&mut space.latents, count * latent);
-            cached.read(compute.isa(), keys.clone(), 0..latent, latents);
+            cached.read(compute, keys.clone(), 0..latent, latents);
             let k_rope = room(&mut space.k_rope, count * rope);
-            cached.read(compute.isa(), keys.clone(), latent..latent + rope, k_rope);
+            cached.read(compute, keys.clone(), latent..latent + rope, k_rope);
             activations.prepare(compute, w.format(), Rows::dense(latents, latent));
             let groups: Vec<Group<'_>> = (0..heads)
                 .flat_map(|head| {
@@ -236,7 +236,7 @@ impl Attention<'_> {
             let keys = expanded::Keys { first: keys.start, expanded: keys_values, rope: k_rope };
             space.state.attend(compute, shape, queries, span.first, keys);
         }
-        space.state.finish(shape, out);
+        space.state.finish(compute, shape, out);
     }
 
     /// MQA mode for the rows `space.rows` of the batch.
@@ -257,7 +257,8 @@ impl Attention<'_> {
 
         // q^A_i = W^UK_iᵀ q^C_i, then the rotary part behind it.
         let x = Rows { values: q.values, cols: heads * query, stride: q.stride };
-        activations.gather(compute, w.format(), x, rows, |row| space.rows[row]);
+        let absorbed_rows = Gathered { rows, largest: rows, source_rows: |row: usize| space.rows[row] };
+        activations.gather(compute, w.format(), x, absorbed_rows);
         let absorbed = room(&mut space.q, rows * heads * width);
         let groups = head_groups(&w.w_uk_transposed, rows, query, width);
         gemm(

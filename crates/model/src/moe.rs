@@ -2,11 +2,11 @@
 //!
 //! Tokens are grouped by expert (no padding, no capacity: nothing is dropped), all experts run in
 //! one region for gate and up and one for down, and a token sums its experts' outputs in the order
-//! of their ids, so that the result does not depend on who else is in the batch.
+//! of their ids: who else is in the batch changes the rounding of sums at most.
 
 use fathom_kernels::Compute;
 use fathom_kernels::combine::{Choices, sum_experts};
-use fathom_kernels::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm};
+use fathom_kernels::gemm::{Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Rows, gemm};
 
 use crate::observe::Routing;
 use crate::weights::{Mlp, Moe};
@@ -69,13 +69,16 @@ impl Moe {
         let width = self.experts[0].width;
 
         let format = self.experts[0].gate_up.format();
-        activations.gather(compute, format, x, slots, |slot| dispatch.rows[slot]);
+        let largest = dispatch.largest();
+        let by_expert = Gathered { rows: slots, largest, source_rows: |slot: usize| dispatch.rows[slot] };
+        activations.gather(compute, format, x, by_expert);
         let inner = room(inner, slots * width);
         let epilogue = Epilogue::SwiGlu { width };
         let groups = dispatch.groups(|expert| &self.experts[expert].gate_up);
         gemm(compute, activations, &groups, epilogue, Output { values: inner, stride: width });
 
-        activations.prepare(compute, format, Rows::dense(inner, width));
+        let in_place = Gathered { rows: slots, largest, source_rows: |slot| slot };
+        activations.gather(compute, format, Rows::dense(inner, width), in_place);
         let outputs = room(outputs, slots * hidden);
         let groups = dispatch.groups(|expert| &self.experts[expert].down);
         gemm(compute, activations, &groups, Epilogue::Store, Output { values: outputs, stride: hidden });
@@ -139,6 +142,11 @@ impl Dispatch {
         }
         self.starts.rotate_right(1);
         self.starts[0] = 0;
+    }
+
+    /// Slots of the busiest expert.
+    fn largest(&self) -> usize {
+        self.starts.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
     }
 
     fn groups<'a>(&self, weights: impl Fn(usize) -> &'a PackedMatrix) -> Vec<Group<'a>> {

@@ -59,6 +59,9 @@ impl Model {
         {
             return Err(Error::TokenOutOfRange { token, position, vocab_size });
         }
+        if rows == 0 {
+            return Err(Error::NoTokens);
+        }
         cache.reserve(sequence, rows)?;
 
         let normed = room(&mut workspace.normed, rows * hidden);
@@ -88,6 +91,7 @@ impl Model {
             self.layer(index, &weights.layer, &batch, workspace, cache, &mut options);
         }
         sequence.len += rows;
+        workspace.rows = rows;
         let x = Rows::dense(&workspace.x[..rows * hidden], hidden);
         rmsnorm(compute, x, &weights.norm, eps, room(&mut workspace.hidden, rows * hidden));
         Ok(self.head(workspace, &(0..rows).collect::<Vec<_>>()))

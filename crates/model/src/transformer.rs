@@ -6,7 +6,7 @@ use fathom_checkpoint::Checkpoint;
 use fathom_kernels::Compute;
 use fathom_kernels::attention::CacheFormat;
 use fathom_kernels::combine;
-use fathom_kernels::gemm::{Epilogue, Group, Output, Rows, WeightFormat, gemm};
+use fathom_kernels::gemm::{Epilogue, Gathered, Group, Output, Rows, WeightFormat, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
 use fathom_kernels::rope::Rope;
 
@@ -91,7 +91,10 @@ impl Model {
     }
 
     /// A cache with room for `tokens` tokens.
-    pub fn new_cache(&self, tokens: usize) -> LatentCache {
+    ///
+    /// # Errors
+    /// [`Error::CacheTooLarge`](crate::Error::CacheTooLarge).
+    pub fn new_cache(&self, tokens: usize) -> Result<LatentCache> {
         LatentCache::new(&self.config, self.cache_format(), tokens)
     }
 
@@ -127,6 +130,7 @@ impl Model {
             let x = Rows::dense(&workspace.x[..batch.rows() * hidden], hidden);
             let out = room(&mut workspace.hidden, batch.rows() * hidden);
             rmsnorm(&self.compute, x, &self.weights.norm, self.config.rms_norm_eps, out);
+            workspace.rows = batch.rows();
         }
         for segment in segments {
             segment.sequence.len += segment.tokens.len();
@@ -134,10 +138,9 @@ impl Model {
         Ok(self.head(workspace, &logit_rows))
     }
 
-    /// Hidden states after the final norm of the last pass's rows, `[rows, hidden_size]`; rows of
-    /// earlier, longer passes may follow.
+    /// Hidden states after the final norm of the last pass's rows, `[rows, hidden_size]`.
     pub fn hidden<'w>(&self, workspace: &'w Workspace) -> &'w [f32] {
-        &workspace.hidden
+        &workspace.hidden[..workspace.rows * self.config.hidden_size]
     }
 
     /// One decoder layer on `workspace.x`.
@@ -185,7 +188,8 @@ impl Model {
         let Workspace { hidden: states, activations, logits, .. } = workspace;
         let head = &self.weights.lm_head;
         let states = Rows::dense(states, hidden);
-        activations.gather(&self.compute, head.format(), states, rows.len(), |row| rows[row]);
+        let wanted = Gathered { rows: rows.len(), largest: rows.len(), source_rows: |row| rows[row] };
+        activations.gather(&self.compute, head.format(), states, wanted);
         let logits = room(logits, rows.len() * vocab);
         let groups = [Group::whole(head, activations)];
         gemm(&self.compute, activations, &groups, Epilogue::Store, Output { values: logits, stride: vocab });

@@ -16,6 +16,8 @@ pub struct Workspace {
     pub(crate) attention: AttentionSpace,
     pub(crate) feed_forward: FeedForwardSpace,
     pub(crate) activations: Activations,
+    /// Rows of the last pass.
+    pub(crate) rows: usize,
     /// After the final norm, `[rows, hidden]`.
     pub(crate) hidden: Vec<f32>,
     pub(crate) logits: Vec<f32>,

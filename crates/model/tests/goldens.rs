@@ -87,7 +87,8 @@ impl Seen {
 
 /// Feeds `tokens` in pieces of at most `piece`.
 fn feed(model: &Model, tokens: &[u32], piece: usize, form: Option<AttentionForm>) -> Seen {
-    let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(tokens.len()));
+    let (mut workspace, mut cache) =
+        (Workspace::default(), model.new_cache(tokens.len()).expect("a small cache"));
     let (mut sequence, mut seen) = (Sequence::default(), Seen::default());
     for tokens in tokens.chunks(piece) {
         let mut observer = |observed: Observed<'_>| seen.take(observed);
@@ -156,7 +157,8 @@ fn sequences_in_one_batch_do_not_see_each_other() {
         let (model, golden) = (model(name, Isa::best()), Golden::open(name));
         let all = golden.sequences();
         let vocab = model.config().vocab_size;
-        let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(4096));
+        let (mut workspace, mut cache) =
+            (Workspace::default(), model.new_cache(4096).expect("a small cache"));
         let mut places: Vec<Sequence> = all.iter().map(|_| Sequence::default()).collect();
         let mut logits: Vec<Vec<f32>> = vec![Vec::new(); all.len()];
         // Chunks of different lengths side by side, until every sequence is through.
@@ -201,7 +203,7 @@ fn greedy_continuations_are_the_reference_tokens() {
     for name in FIXTURES {
         let (model, golden) = (model(name, Isa::best()), Golden::open(name));
         let expected = golden.ids("greedy.tokens");
-        let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(256));
+        let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(256).expect("a small cache"));
         let mut sequence = Sequence::default();
         let mut next = golden.sequences()[2].clone();
         let mut tokens = Vec::new();
@@ -225,7 +227,8 @@ fn the_mtp_module_predicts_two_ahead_as_the_reference() {
     let hidden = model.config().hidden_size;
     for (index, tokens) in golden.sequences().iter().enumerate().filter(|(_, tokens)| tokens.len() > 1) {
         for piece in [tokens.len(), 3] {
-            let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(512));
+            let (mut workspace, mut cache) =
+                (Workspace::default(), model.new_cache(512).expect("a small cache"));
             let (mut sequence, mut ahead) = (Sequence::default(), Sequence::default());
             let segment = Segment { sequence: &mut sequence, tokens, logits: LogitRows::None };
             model

@@ -19,8 +19,8 @@ const ROWS: usize = 64;
 /// Tokens of one chunk when the context is cut.
 const CHUNK: usize = 512;
 
-/// Queries up to which the context is cut.
-const CUT_QUERIES: usize = 4;
+/// Units from which on the context is not cut: enough for the threads of a large machine.
+const UNITS_ENOUGH: usize = 64;
 
 /// The query of one token: what it sees.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ pub fn attend(
         assert!(query.visible > 0 && query.visible <= query.cache.capacity(), "query sees no cache");
     }
     let longest = queries.iter().map(|query| query.visible).max().unwrap_or(0);
-    let chunk = if queries.len() <= CUT_QUERIES { CHUNK } else { longest.max(1) };
+    let chunk = if queries.len() * shape.groups() < UNITS_ENOUGH { CHUNK } else { longest.max(1) };
     let chunks = longest.div_ceil(chunk);
     if chunks <= 1 {
         let out = SharedSlice::new(out);
@@ -175,7 +175,7 @@ impl Part {
         sums.fill(0.0);
         for first in (self.tokens.start..self.tokens.end.min(visible)).step_by(ROWS) {
             let tokens = first..self.tokens.end.min(visible).min(first + ROWS);
-            cache.read(isa, tokens.clone(), 0..width, rows);
+            cache.read_here(isa, tokens.clone(), 0..width, rows);
             let weights = &mut weights[..self.heads * tokens.len()];
             scores(isa, q, Matrix::new(rows, tokens.len(), width), width, weights, false);
             let heads = weights.chunks_exact_mut(tokens.len()).zip(sums.chunks_exact_mut(latent));

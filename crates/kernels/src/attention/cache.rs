@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use fathom_numeric::round;
 
-use crate::Isa;
 use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
+use crate::shared::SharedSlice;
+use crate::{Compute, Isa};
 
 /// Tokens of one cache block.
 pub const BLOCK_TOKENS: usize = 64;
@@ -45,14 +46,14 @@ enum Stored {
 
 impl LatentRows {
     /// Room for `blocks` blocks of rows of `width` numbers; memory is taken from the operating
-    /// system when a block is first written.
-    pub fn new(format: CacheFormat, blocks: usize, width: usize) -> Self {
-        let len = blocks * BLOCK_TOKENS * width;
+    /// system when a block is first written. `None` if it promises no such amount.
+    pub fn new(format: CacheFormat, blocks: usize, width: usize) -> Option<Self> {
+        let len = blocks.checked_mul(BLOCK_TOKENS)?.checked_mul(width)?;
         let rows = match format {
-            CacheFormat::F32 => Stored::F32(AlignedBuffer::zeroed(len)),
-            CacheFormat::Bf16 => Stored::Bf16(AlignedBuffer::zeroed(len)),
+            CacheFormat::F32 => Stored::F32(AlignedBuffer::try_zeroed(len)?),
+            CacheFormat::Bf16 => Stored::Bf16(AlignedBuffer::try_zeroed(len)?),
         };
-        Self { width, rows }
+        Some(Self { width, rows })
     }
 
     /// Stores `values [width]` as token `position` of the sequence whose blocks are `block_table`.
@@ -99,11 +100,25 @@ impl CachedRows<'_> {
         self.block_table.len() * BLOCK_TOKENS
     }
 
-    /// Copies columns `cols` of tokens `tokens` to `out [tokens, cols]`, as f32.
+    /// Copies columns `cols` of tokens `tokens` to `out [tokens, cols]`, as f32, on all threads.
     ///
     /// # Panics
     /// If a token has no block or `out` is too small.
-    pub fn read(&self, isa: Isa, tokens: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+    pub fn read(&self, compute: &Compute, tokens: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
+        let width = cols.len();
+        assert!(out.len() >= tokens.len() * width);
+        let out = SharedSlice::new(out);
+        compute.pool.run(tokens.len().div_ceil(BLOCK_TOKENS), |unit, _| {
+            let first = tokens.start + unit * BLOCK_TOKENS;
+            let part = first..tokens.end.min(first + BLOCK_TOKENS);
+            // SAFETY: every token belongs to one unit.
+            let out = unsafe { out.range_mut((first - tokens.start) * width, part.len() * width) };
+            self.read_here(compute.isa, part, cols.clone(), out);
+        });
+    }
+
+    /// The same on the calling thread.
+    pub(super) fn read_here(&self, isa: Isa, tokens: Range<usize>, cols: Range<usize>, out: &mut [f32]) {
         let out = out.chunks_exact_mut(cols.len()).take(tokens.len());
         assert_eq!(out.len(), tokens.len());
         for (token, out) in tokens.zip(out) {

@@ -99,15 +99,20 @@ impl State {
     ///
     /// # Panics
     /// If `out` has another length.
-    pub fn finish(&self, shape: Shape, out: &mut [f32]) {
+    pub fn finish(&self, compute: &Compute, shape: Shape, out: &mut [f32]) {
         assert_eq!(out.len(), self.sums.len());
-        let queries = self.running.len() / shape.heads;
-        for (index, out) in out.chunks_exact_mut(shape.value).enumerate() {
-            let (query, head) = (index / shape.heads, index % shape.heads);
-            let row = head * queries + query;
-            let sums = &self.sums[row * shape.value..][..shape.value];
-            out.iter_mut().zip(sums).for_each(|(out, value)| *out = value / self.running[row].sum);
-        }
+        let Shape { heads, value, .. } = shape;
+        let queries = self.running.len() / heads;
+        let out = SharedSlice::new(out);
+        compute.pool.run(queries, |query, _| {
+            // SAFETY: every query is one unit.
+            let out = unsafe { out.range_mut(query * heads * value, heads * value) };
+            for (head, out) in out.chunks_exact_mut(value).enumerate() {
+                let row = head * queries + query;
+                let sums = &self.sums[row * value..][..value];
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum / self.running[row].sum);
+            }
+        });
     }
 }
 

@@ -15,7 +15,7 @@
 //! heads and bf16 rows that is 30 operations per byte, near the balance of AVX-512 and DRAM.
 //! Expanded prefill is bound by arithmetic.
 //!
-//! Both rest on two loops per ISA: [`scores`] (`a · bᵀ` of row-major operands) and [`mix`]
+//! Both rest on two loops per ISA: `scores` (`a · bᵀ` of row-major operands) and `mix`
 //! (`out += p · v`).
 
 pub mod absorbed;
@@ -48,7 +48,9 @@ impl<'a> Matrix<'a> {
     }
 
     fn check(&self, cols: usize) {
-        assert!(self.rows == 0 || (self.rows - 1) * self.stride + cols <= self.values.len());
+        let end =
+            self.rows.saturating_sub(1).checked_mul(self.stride).and_then(|last| last.checked_add(cols));
+        assert!(self.rows == 0 || end.is_some_and(|end| end <= self.values.len()));
     }
 }
 

@@ -123,7 +123,7 @@ impl Layer {
     fn cache(&self, format: CacheFormat, table: &[u32]) -> LatentRows {
         let Case { rope, latent, tokens, .. } = self.case;
         let blocks = table.iter().max().map_or(0, |&last| last as usize + 1);
-        let mut cache = LatentRows::new(format, blocks, latent + rope);
+        let mut cache = LatentRows::new(format, blocks, latent + rope).expect("a few rows");
         for token in 0..tokens {
             cache.write(table, token, &self.latents[token * (latent + rope)..][..latent + rope]);
         }
@@ -193,7 +193,7 @@ impl Layer {
             );
         }
         let mut out = vec![0.0; queries * heads * value];
-        state.finish(shape, &mut out);
+        state.finish(compute, shape, &mut out);
         out
     }
 }
@@ -240,7 +240,7 @@ fn bf16_rows_are_rounded_once() {
     let cache = layer.cache(CacheFormat::Bf16, &[1, 0]);
     for isa in Isa::available() {
         let mut row = vec![0.0; 5 * 10];
-        cache.sequence(&[1, 0]).read(isa, 62..67, 20..30, &mut row);
+        cache.sequence(&[1, 0]).read(&Compute::with_isa(isa, 2), 62..67, 20..30, &mut row);
         for (index, value) in row.iter().enumerate() {
             let exact = layer.latents[(62 + index / 10) * 32 + 20 + index % 10];
             assert_eq!(*value, fathom_numeric::round::to_bf16_precision(exact), "{isa}");

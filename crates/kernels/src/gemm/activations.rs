@@ -12,8 +12,8 @@ use crate::{Compute, Isa};
 /// at any column of the row.
 const TAIL: usize = 32;
 
-/// Rows from which on a bf16 product runs on the tile unit; a single row is bound by memory, and
-/// widening it into f32 lanes reads the weights just as fast.
+/// Rows of a product from which on bf16 runs on the tile unit; a single row is bound by memory,
+/// and widening weights into f32 lanes reads them just as fast.
 const TILE_ROWS_MIN: usize = 2;
 
 /// Rows handed to one unit of the conversion.
@@ -31,6 +31,18 @@ pub struct Activations {
     halves: AlignedBuffer<u16>,
 }
 
+/// Which rows to take.
+#[derive(Clone, Copy, Debug)]
+pub struct Gathered<F> {
+    /// How many.
+    pub rows: usize,
+    /// Rows of the largest product they are for: all, or those of one expert. Decides on which
+    /// unit the products run.
+    pub largest: usize,
+    /// Row `i` here is row `source_rows(i)` of the source; rows may repeat.
+    pub source_rows: F,
+}
+
 /// How the rows are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -42,9 +54,8 @@ pub(crate) enum Form {
 }
 
 impl Activations {
-    /// Takes rows `source_rows` of `x` (each `cols` long, `stride` apart) for products with
-    /// weights of `format`. `source_rows` may repeat and reorder rows: row `i` here is row
-    /// `source_rows(i)` there.
+    /// Takes some rows of `x`, in any order, for products with
+    /// weights of `format`.
     ///
     /// # Panics
     /// If a source row leaves `x`.
@@ -53,12 +64,12 @@ impl Activations {
         compute: &Compute,
         format: WeightFormat,
         x: Rows<'_>,
-        rows: usize,
-        source_rows: impl Fn(usize) -> usize + Sync,
+        rows: Gathered<impl Fn(usize) -> usize + Sync>,
     ) {
+        let Gathered { rows, largest, source_rows } = rows;
         let isa = compute.isa;
         (self.rows, self.cols, self.format) = (rows, x.cols, Some(format));
-        let tiles = format == WeightFormat::Bf16 && isa == Isa::Amx && rows >= TILE_ROWS_MIN;
+        let tiles = format == WeightFormat::Bf16 && isa == Isa::Amx && largest >= TILE_ROWS_MIN;
         self.form = if tiles { Form::Halves } else { Form::Floats };
         let stride = self.stride();
         let source = |row: usize| {
@@ -84,7 +95,7 @@ impl Activations {
     /// Takes all rows of `x` in order.
     pub fn prepare(&mut self, compute: &Compute, format: WeightFormat, x: Rows<'_>) {
         let rows = x.rows();
-        self.gather(compute, format, x, rows, |row| row);
+        self.gather(compute, format, x, Gathered { rows, largest: rows, source_rows: |row| row });
     }
 
     /// Rows held.

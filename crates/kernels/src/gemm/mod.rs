@@ -6,8 +6,8 @@
 //! whatever the number of rows: a unit is a few panels times a few hundred rows, and consecutive
 //! units share their panels.
 //!
-//! **Contract of an ISA** (`scalar.rs` and its siblings): one [`Tile`], that is `rows ≤` a few
-//! hundred rows of activations times at most [`TILE_PANELS`] panels over a range of columns,
+//! **Contract of an ISA** (`scalar.rs` and its siblings): one `Tile`, that is `rows ≤` a few
+//! hundred rows of activations times at most `TILE_PANELS` (4) panels over a range of columns,
 //! accumulated into a dense block `[rows, panels · 16]`. Ragged edges of `y` are cut when the
 //! block is stored, so no kernel knows of them.
 //!
@@ -29,7 +29,7 @@ mod tests;
 use std::ops::Range;
 
 use activations::Form;
-pub use activations::{Activations, Rows};
+pub use activations::{Activations, Gathered, Rows};
 pub use packed::{PANEL, PackedMatrix, WeightFormat};
 
 #[cfg(target_arch = "x86_64")]
@@ -180,10 +180,18 @@ fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'
             x.format() == Some(weights.format()) || group.rows.is_empty(),
             "activations of another format"
         );
-        assert!(group.rows.end <= x.rows() && group.x_col + weights.cols() <= x.cols(), "group leaves x");
-        assert!(group.y_col + width <= y.stride, "group leaves y's columns");
-        let end = group.rows.end.saturating_sub(1) * y.stride + group.y_col + width;
-        assert!(group.rows.is_empty() || end <= y.values.len(), "group leaves y's rows");
+        let within =
+            |first: usize, len: usize, end: usize| first.checked_add(len).is_some_and(|sum| sum <= end);
+        assert!(
+            group.rows.end <= x.rows() && within(group.x_col, weights.cols(), x.cols()),
+            "group leaves x"
+        );
+        assert!(within(group.y_col, width, y.stride), "group leaves y's columns");
+        let last = group.rows.end.saturating_sub(1).checked_mul(y.stride).expect("y's rows fit memory");
+        assert!(
+            group.rows.is_empty() || within(last, group.y_col + width, y.values.len()),
+            "group leaves y's rows"
+        );
     }
     // Each group begins where an earlier one ended, in rows or (same rows) in columns: then no two
     // groups of the list can overlap, which is what makes the region's writes disjoint.

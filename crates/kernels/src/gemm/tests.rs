@@ -167,7 +167,8 @@ fn gathered_rows_repeat_and_reorder() {
     let order = [2, 0, 0, 3, 1];
     let weights = PackedMatrix::from_rows(&compute, WeightFormat::F32, [6, 10], &w);
     let mut activations = Activations::default();
-    activations.gather(&compute, WeightFormat::F32, Rows::dense(&x, 10), order.len(), |row| order[row]);
+    let gathered = Gathered { rows: order.len(), largest: order.len(), source_rows: |row| order[row] };
+    activations.gather(&compute, WeightFormat::F32, Rows::dense(&x, 10), gathered);
     let mut y = vec![0.0; order.len() * 6];
     let groups = [Group::whole(&weights, &activations)];
     gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: 6 });

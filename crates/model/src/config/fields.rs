@@ -32,7 +32,7 @@ impl<'a> Fields<'a> {
         Error::BadField { file: self.file.to_owned(), field, expected: expected.to_owned(), got }
     }
 
-    fn missing(&self, field: &'static str, expected: &'static str) -> Error {
+    pub(super) fn missing(&self, field: &'static str, expected: &'static str) -> Error {
         Error::MissingField { file: self.file.to_owned(), field, expected }
     }
 

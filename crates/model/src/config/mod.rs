@@ -2,7 +2,8 @@
 //!
 //! Both styles are read: the released one (`rope_scaling` + `rope_theta`, `torch_dtype`) and
 //! transformers 5's (`rope_parameters`, `dtype`). A value that would change the mathematics in a
-//! way Fathom does not compute is an error, never ignored.
+//! way Fathom does not compute is an error. Where the references themselves ignore a value (V2's
+//! `norm_topk_prob`), so does Fathom, and [`Config::router`] says so.
 
 mod fields;
 mod parse;
@@ -10,6 +11,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
+use std::io::Read;
 use std::path::Path;
 
 use fathom_kernels::router::{Router, Scoring, TopkMethod};
@@ -86,6 +88,9 @@ pub struct Config {
 /// The epsilon of the norms inside MLA, which the references fix whatever `rms_norm_eps` says.
 pub const LATENT_NORM_EPS: f32 = 1e-6;
 
+/// More than any configuration; what lies beyond is not read.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
 impl Config {
     /// Reads `config.json` of the model directory `dir` (or the file itself).
     ///
@@ -94,8 +99,10 @@ impl Config {
     /// compute; the error names file, field, expected and got.
     pub fn read(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-        let text = std::fs::read_to_string(&file)
-            .map_err(|source| Error::ReadConfig { file: file.clone(), source })?;
+        let fail = |source| Error::ReadConfig { file: file.clone(), source };
+        let mut text = String::new();
+        let opened = std::fs::File::open(&file).map_err(fail)?;
+        opened.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(fail)?;
         Self::parse(&text, &file)
     }
 

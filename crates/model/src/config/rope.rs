@@ -28,6 +28,9 @@ pub struct Yarn {
     pub truncate: bool,
 }
 
+/// Fewer turns than any model means; keeps the logarithm of their inverse finite.
+const TURNS_MIN: f64 = 1e-6;
+
 /// YaRN's attention temperature: `0.1 · m · ln(s) + 1` for `s > 1`.
 fn mscale(factor: f64, m: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
@@ -98,8 +101,12 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<(f64, RopeScaling)> {
     let Some(scaling) = scaling else { return Ok((theta, RopeScaling::Default)) };
     let kinds = [("yarn", true), ("default", false)];
     let field = if scaling.get("rope_type").is_some() { "rope_type" } else { "type" };
-    if !scaling.word(field, &kinds)?.unwrap_or(false) {
-        return Ok((theta, RopeScaling::Default));
+    match scaling.word(field, &kinds)? {
+        Some(true) => {}
+        None if scaling.get("factor").is_some() => {
+            return Err(scaling.missing("rope_scaling.type", "yarn or default, since there is a factor"));
+        }
+        Some(false) | None => return Ok((theta, RopeScaling::Default)),
     }
     let context = fields.context("max_position_embeddings")?;
     let original = scaling.optional_context("original_max_position_embeddings")?.unwrap_or(context);
@@ -108,8 +115,8 @@ pub(super) fn parse(fields: &Fields<'_>) -> Result<(f64, RopeScaling)> {
     let yarn = Yarn {
         factor: scaling.optional_number("factor", 0.0)?.unwrap_or(context as f64 / original as f64),
         original_max_position_embeddings: original,
-        beta_fast: scaling.optional_number("beta_fast", 0.0)?.unwrap_or(32.0),
-        beta_slow: scaling.optional_number("beta_slow", 0.0)?.unwrap_or(1.0),
+        beta_fast: scaling.optional_number("beta_fast", TURNS_MIN)?.unwrap_or(32.0),
+        beta_slow: scaling.optional_number("beta_slow", TURNS_MIN)?.unwrap_or(1.0),
         mscale: multiplier("mscale")?,
         mscale_all_dim: multiplier("mscale_all_dim")?,
         attention_factor: scaling.optional_number("attention_factor", 0.0)?,

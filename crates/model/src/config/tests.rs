@@ -66,6 +66,7 @@ fn what_is_not_computed_is_refused_by_name() {
     refused(json!({ "num_key_value_heads": 8 }), &["num_key_value_heads", "128"]);
     refused(json!({ "qk_rope_head_dim": 63 }), &["qk_rope_head_dim", "even"]);
     refused(json!({ "rope_scaling": { "type": "linear", "factor": 2 } }), &["type", "linear", "yarn"]);
+    refused(json!({ "rope_scaling": { "factor": 40 } }), &["rope_scaling.type", "yarn"]);
     refused(json!({ "rope_scaling": { "type": "yarn", "factor": -4 } }), &["factor", "-4"]);
     refused(json!({ "quantization_config": { "quant_method": "gptq" } }), &["quant_method", "gptq", "fp8"]);
     refused(json!({ "rms_norm_eps": "tiny" }), &["rms_norm_eps"]);

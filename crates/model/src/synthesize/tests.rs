@@ -45,7 +45,7 @@ fn bytes_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 
 /// Logits of every token of a prompt, `[tokens, vocab_size]`, and the hidden states.
 fn run(model: &Model, tokens: &[u32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut cache, mut workspace) = (model.new_cache(64), Workspace::default());
+    let (mut cache, mut workspace) = (model.new_cache(64).expect("a small cache"), Workspace::default());
     let mut sequence = Sequence::default();
     let segment = Segment { sequence: &mut sequence, tokens, logits: LogitRows::All };
     let logits = model.forward(&mut workspace, &mut cache, &mut [segment], ForwardOptions::default());
@@ -85,7 +85,8 @@ fn what_is_written_loads_and_runs() {
             let (logits, hidden) = run(&model, &tokens);
             check_logits(&logits, config.vocab_size, name);
             if mtp {
-                let (mut cache, mut workspace) = (model.new_cache(64), Workspace::default());
+                let (mut cache, mut workspace) =
+                    (model.new_cache(64).expect("a small cache"), Workspace::default());
                 let mut sequence = Sequence::default();
                 let segment = MtpSegment { sequence: &mut sequence, hidden: &hidden, tokens: &tokens };
                 let logits = model

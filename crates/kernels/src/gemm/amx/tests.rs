@@ -121,7 +121,7 @@ fn tiles_of_every_length() {
 /// A computer that claims to have AMX.
 fn computer(threads: usize) -> Compute {
     emulator::install();
-    Compute { isa: Isa::Amx, pool: ThreadPool::new(threads) }
+    Compute { isa: Isa::Amx, pool: ThreadPool::new(threads).expect("a few threads") }
 }
 
 #[test]
