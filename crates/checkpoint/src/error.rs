@@ -114,8 +114,17 @@ pub enum Error {
     )]
     NonFinite { file: PathBuf, tensor: String, row: usize, col: usize, value: f32 },
 
-    #[error("not enough space for {}: {needed} bytes needed, {available} available", path.display())]
+    #[error(
+        "not enough space for {}: {} needed, {} available; free some or choose another place",
+        path.display(), size(*needed), size(*available)
+    )]
     NoSpace { path: PathBuf, needed: u64, available: u64 },
+
+    #[error("{} is not a regular file; give another name", path.display())]
+    NotRegular { path: PathBuf },
+
+    #[error("{} is a directory, expected a file", path.display())]
+    IsDirectory { path: PathBuf },
 
     #[error("{} already exists: choose another directory, or allow overwriting", path.display())]
     AlreadyExists { path: PathBuf },
@@ -134,6 +143,15 @@ impl Error {
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+}
+
+/// Bytes for people: `12.3 GB`.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{bytes} bytes"),
+        1_000_000..100_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 

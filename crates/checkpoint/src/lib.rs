@@ -7,7 +7,7 @@
 //! A weight is asked for by name and by the shape that the configuration promises
 //! ([`Checkpoint::matrix`], [`Checkpoint::vector`]), and comes as `f32` rows whatever it is stored as: F32,
 //! F16, BF16, or F8_E4M3 with its table of block scales. The caller converts some rows, packs them, and
-//! gives the pages back ([`Matrix::release_rows`]), so a model larger than half the memory still loads.
+//! gives the pages back ([`Matrix::release`]), so a model larger than half the memory still loads.
 //!
 //! The other direction ([`ShardedWriter`], [`write_safetensors`]) is told all shapes first, so that shards
 //! and headers are fixed before the first byte, then streams tensors of any size. Files appear under their
@@ -44,4 +44,6 @@ pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use matrix::Matrix;
 pub use view::TensorView;
-pub use write::{OutTensor, SafetensorsWriter, ShardedWriter, TensorPlan, WriteOptions, write_safetensors};
+pub use write::{
+    OutTensor, SafetensorsWriter, ShardedWriter, TensorPlan, WriteOptions, destination, write_safetensors,
+};

@@ -24,11 +24,15 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `path`. Fails if it cannot be opened, is shorter than the 8 bytes that every safetensors file
+    /// Maps `path`. Fails if it cannot be opened, is a directory, is shorter than the 8 bytes that every safetensors file
     /// has, or is a Git LFS pointer.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path, "open"))?;
-        let length = file.metadata().map_err(Error::io(path, "read the size of"))?.len();
+        let metadata = file.metadata().map_err(Error::io(path, "read the size of"))?;
+        if metadata.is_dir() {
+            return Err(Error::IsDirectory { path: path.to_owned() });
+        }
+        let length = metadata.len();
         if length < 8 {
             return Err(Error::Truncated { file: path.to_owned(), expected: 8, got: length });
         }
@@ -69,16 +73,6 @@ impl Mapping {
             };
             // Advice that the kernel declines costs memory, not correctness.
             let _ = advised;
-        }
-        #[cfg(not(unix))]
-        let _ = range;
-    }
-
-    /// Asks the kernel to start reading `range`.
-    pub(crate) fn will_need(&self, range: Range<usize>) {
-        #[cfg(unix)]
-        if !range.is_empty() && range.end <= self.map.len() {
-            let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.end - range.start);
         }
         #[cfg(not(unix))]
         let _ = range;

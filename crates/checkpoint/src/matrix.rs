@@ -104,20 +104,6 @@ impl<'a> Matrix<'a> {
         self.view.release();
     }
 
-    /// The same for some rows: for matrices so large that even one of them should not be resident twice.
-    ///
-    /// # Panics
-    /// If `rows` reaches beyond the matrix.
-    pub fn release_rows(&self, rows: Range<usize>) {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        self.view.release_bytes(self.row_bytes(rows));
-    }
-
-    /// Asks the kernel to start reading the matrix: call it for the next one while this one is converted.
-    pub fn will_need(&self) {
-        self.view.will_need();
-    }
-
     fn row_bytes(&self, rows: Range<usize>) -> Range<usize> {
         let row_len = self.cols * self.view.dtype.size();
         rows.start * row_len..rows.end * row_len

@@ -2,7 +2,6 @@
 
 use crate::mapping::Mapping;
 use crate::{Dtype, Error, Result, decode};
-use std::ops::Range;
 use std::path::Path;
 
 /// A tensor of an open checkpoint. Copying it copies references.
@@ -27,12 +26,7 @@ pub struct TensorView<'a> {
 impl<'a> TensorView<'a> {
     /// Gives the tensor's pages back to the kernel. The view stays valid; the next access reads them again.
     pub fn release(&self) {
-        self.release_bytes(0..self.bytes.len());
-    }
-
-    /// Asks the kernel to start reading the tensor now.
-    pub fn will_need(&self) {
-        self.mapping.will_need(self.start..self.start + self.bytes.len());
+        self.mapping.release(self.start..self.start + self.bytes.len());
     }
 
     /// The elements as `f32`, for F32, F16, BF16 and unscaled F8_E4M3. NaN and infinities pass: logits
@@ -97,10 +91,5 @@ impl<'a> TensorView<'a> {
             col: position % cols,
             value: values[position],
         })
-    }
-
-    /// [`TensorView::release`] for a range within `bytes`.
-    pub(crate) fn release_bytes(&self, range: Range<usize>) {
-        self.mapping.release(self.start + range.start..self.start + range.end);
     }
 }

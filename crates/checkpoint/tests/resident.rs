@@ -28,7 +28,7 @@ fn convert(checkpoint: &Checkpoint, release: bool) -> usize {
         matrix.rows_f32(start..start + STEP, &mut out).unwrap();
         peak = peak.max(resident());
         if release {
-            matrix.release_rows(start..start + STEP);
+            matrix.release();
         }
     }
     peak - before
@@ -60,7 +60,6 @@ fn released_pages_are_not_resident() {
     checkpoint.tensor("w").unwrap().release();
     assert!(resident() + FILE_BYTES / 2 < before, "the whole tensor was given back");
     let matrix = checkpoint.matrix("w", [ROWS, COLS]).unwrap();
-    matrix.will_need();
     let mut out = vec![0.0; COLS];
     matrix.rows_f32(ROWS - 1..ROWS, &mut out).unwrap();
     let want: Vec<f32> = row.iter().map(|&value| fathom_numeric::bf16::from_f32(value).to_f32()).collect();

@@ -324,6 +324,11 @@ fn replaces_an_older_checkpoint_only_when_asked_and_wholly() {
     write_all(dir, &plan(&["e", "f"]), &overwrite, 99);
     assert_eq!(names(dir), ["e", "f"]);
     assert_eq!(files_in(dir).len(), 4);
+
+    // What stands in the way is said before anything is written, not when the old files are removed.
+    fs::create_dir(dir.join("model.safetensors")).unwrap();
+    let refused = ShardedWriter::create(dir, plan(&["g"]), &overwrite);
+    assert!(matches!(refused, Err(Error::NotRegular { path }) if path == dir.join("model.safetensors")));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use fathom_text::{ChatInput, ChatTemplate, Error, GenerationConfig, Message, ReasoningSplitter, Tokenizer};
 use serde_json::{Map, Value};
 
@@ -55,6 +55,12 @@ impl<'a> ChatWriter<'a> {
         let text = self.template.render(&input)?;
         // The template writes bos itself.
         let ids = self.tokenizer.encode(&text, false)?;
+        if ids.is_empty() {
+            bail!(
+                "the prompt is empty: the chat template rendered to nothing; correct the template, or send text as \
+                 it is with `fathom generate --raw`"
+            );
+        }
         Ok(Prompt { ids, starts_in_reasoning: text.trim_end().ends_with("<think>") })
     }
 }

@@ -1,12 +1,12 @@
 //! Arguments of every command that loads a model, and loading with a progress bar.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use fathom_kernels::Compute;
 use fathom_kernels::gemm::WeightFormat;
-use fathom_model::{LoadOptions, Model};
+use fathom_model::{Config, LoadOptions, Model};
 
 use crate::terminal::LateBar;
 
@@ -41,6 +41,23 @@ impl Dtype {
             Dtype::Bf16 => WeightFormat::Bf16,
         }
     }
+}
+
+/// A model is a directory: a file of weights alone does not say what to compute.
+pub(crate) fn require_directory(model: &Path) -> Result<()> {
+    if model.is_file() {
+        bail!(
+            "--model {} is a file; give the directory that it is in, with config.json beside the weights",
+            model.display()
+        );
+    }
+    Ok(())
+}
+
+/// The model's `config.json`.
+pub(crate) fn read_config(model: &Path) -> Result<Config> {
+    require_directory(model)?;
+    Ok(Config::read(model)?)
 }
 
 impl ModelArgs {

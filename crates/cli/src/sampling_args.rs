@@ -1,6 +1,9 @@
 //! How to choose tokens and when to stop, on the command line.
 
-use fathom_engine::SamplingParams;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use fathom_engine::{Error, SamplingParams};
 use fathom_text::GenerationConfig;
 
 /// Flags that were not given leave the recommendation of the model's generation_config.json, and where that
@@ -65,7 +68,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) context: Option<usize>,
 }
 
-fn bias(text: &str) -> Result<(u32, f32), String> {
+fn bias(text: &str) -> std::result::Result<(u32, f32), String> {
     let (id, value) = text.split_once('=').ok_or("expected ID=V, such as 17=-2.5")?;
     let id = id.trim().parse().map_err(|_| format!("expected a token id before =, got {id:?}"))?;
     let value = value.trim().parse().map_err(|_| format!("expected a number after =, got {value:?}"))?;
@@ -92,6 +95,32 @@ impl SamplingArgs {
             stop_token_ids: self.stop_token_id.clone(),
             ignore_eos: false,
             logprobs: None,
+        }
+    }
+
+    /// Checks parameters made from [`SamplingArgs::params`]. What the model's folder `dir` says wrong is said of
+    /// its file: whoever gave no flag would look for a mistake of their own.
+    pub(crate) fn check(&self, params: &SamplingParams, dir: &Path, vocab_size: usize) -> Result<()> {
+        params.validate(vocab_size).map_err(|error| match &error {
+            Error::InvalidParam { field, value, allowed } if self.leaves(field) => anyhow!(
+                "{}: `{field}` is {value}; allowed: {allowed}; correct it, or give --{}",
+                dir.join(GenerationConfig::FILE).display(),
+                field.replace('_', "-")
+            ),
+            _ => error.into(),
+        })
+    }
+
+    /// Whether `field` is for `generation_config.json` to say: no flag did. (A default is never wrong.)
+    fn leaves(&self, field: &str) -> bool {
+        match field {
+            "temperature" => self.temperature.is_none() && !self.greedy,
+            "top_k" => self.top_k.is_none(),
+            "top_p" => self.top_p.is_none(),
+            "min_p" => self.min_p.is_none(),
+            "repetition_penalty" => self.repetition_penalty.is_none(),
+            "max_tokens" => self.max_tokens.is_none(),
+            _ => false,
         }
     }
 }

@@ -55,8 +55,9 @@ fn limits_need_no_model() {
 
 #[test]
 fn bad_input_is_one_clear_error() {
-    let none: [(&[&str], &str); 9] = [
+    let none: [(&[&str], &str); 10] = [
         (&["--repeats", "0"], "--repeats"),
+        (&["--threads", "99999"], "--threads"),
         (&["--batch", "1,0"], "--batch"),
         (&["--prompt-tokens", "0"], "--prompt-tokens"),
         (&["--prompt-tokens", "4,,8"], "no list of counts"),

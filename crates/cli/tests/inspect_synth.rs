@@ -153,7 +153,7 @@ fn synth_writes_what_inspect_accepts() {
 
     // Again: refused, unless told to overwrite; then the same seed gives the same bytes.
     let first = fs::read(out.join("model-00001-of-00003.safetensors")).expect("written");
-    refused(&args, 1, &["already exists"]);
+    refused(&args, 1, &["already exists", "--overwrite"]);
     args.push("--overwrite");
     ok(&args);
     assert!(first == fs::read(out.join("model-00001-of-00003.safetensors")).expect("written"));
@@ -178,6 +178,7 @@ fn synth_refuses_by_name() {
     let nowhere = scratch.path().join("nowhere");
     synth(&["--config", config, "--tokenizer", text(&nowhere), "--out", to], 1, &["nowhere"]);
     synth(&["--config", config], 2, &["--out"]);
+    synth(&["--config", config, "--threads", "99999", "--out", to], 1, &["99999", "--threads"]);
     // 300 TB: more than any test machine's disk, and refused before anything is written.
     let huge = scratch.path().join("huge.json");
     let mut text_of = fs::read_to_string(config).expect("readable");
@@ -186,7 +187,7 @@ fn synth_refuses_by_name() {
         text_of = text_of.replace(field, &format!("{name} 1048576"));
     }
     fs::write(&huge, text_of).expect("written");
-    synth(&["--config", text(&huge), "--out", to], 1, &["not enough space", "bytes needed"]);
+    synth(&["--config", text(&huge), "--out", to], 1, &["not enough space", "GB needed"]);
 
     let file = scratch.path().join("file");
     fs::write(&file, "not a directory").expect("written");

@@ -11,6 +11,16 @@ use crate::softmax::{self, Scale};
 /// # Panics
 /// If `token` is outside the vocabulary.
 pub fn logprob(logits: &[f32], token: u32) -> Result<f64> {
+    let max = greatest(logits)?;
+    let log_sum = Scale::new(max, 1.0).total(logits).ln();
+    Ok(f64::from(logits[token as usize]) - f64::from(max) - log_sum)
+}
+
+/// The greatest logit, after checking that there is one and that nothing is NaN or +inf.
+///
+/// # Errors
+/// As [`logprob`].
+pub(crate) fn greatest(logits: &[f32]) -> Result<f32> {
     if !softmax::all_below_infinity(logits) {
         let bad = |&(_, value): &(usize, &f32)| value.is_nan() || *value == f32::INFINITY;
         if let Some((token, &value)) = logits.iter().enumerate().find(bad) {
@@ -21,8 +31,7 @@ pub fn logprob(logits: &[f32], token: u32) -> Result<f64> {
     if max == f32::NEG_INFINITY {
         return Err(Error::NoPossibleToken { vocab_size: logits.len() });
     }
-    let log_sum = Scale::new(max, 1.0).total(logits).ln();
-    Ok(f64::from(logits[token as usize]) - f64::from(max) - log_sum)
+    Ok(max)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::candidates::{Candidates, Truncation};
 use crate::error::{Error, Result};
+use crate::logprob::greatest;
 use crate::params::SamplingParams;
 use crate::penalties::Penalties;
 use crate::softmax::{self, Scale};
@@ -99,7 +100,10 @@ impl Sampler {
     /// [`Error::LogitsLength`], [`Error::NonFiniteLogits`] for NaN or +inf, [`Error::NoPossibleToken`] if all
     /// are −inf. After an error the sampler is as before the call.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled> {
-        let max = self.check(logits)?;
+        if logits.len() != self.vocab_size {
+            return Err(Error::LogitsLength { expected: self.vocab_size, got: logits.len() });
+        }
+        let max = greatest(logits)?;
         let adjusted = if self.penalties.is_identity() {
             logits
         } else {
@@ -125,24 +129,6 @@ impl Sampler {
             *value = logprob(*value);
         }
         Ok(Sampled { token, logprob: logprob(logits[token as usize]), top_logprobs })
-    }
-
-    /// The greatest logit, after checking that there is one and that nothing is NaN or +inf.
-    fn check(&self, logits: &[f32]) -> Result<f32> {
-        if logits.len() != self.vocab_size {
-            return Err(Error::LogitsLength { expected: self.vocab_size, got: logits.len() });
-        }
-        if !softmax::all_below_infinity(logits) {
-            let bad = |&(_, value): &(usize, &f32)| value.is_nan() || *value == f32::INFINITY;
-            if let Some((token, &value)) = logits.iter().enumerate().find(bad) {
-                return Err(Error::NonFiniteLogits { token: token as u32, value });
-            }
-        }
-        let max = softmax::max(logits);
-        if max == f32::NEG_INFINITY {
-            return Err(Error::NoPossibleToken { vocab_size: self.vocab_size });
-        }
-        Ok(max)
     }
 }
 

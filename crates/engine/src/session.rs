@@ -59,7 +59,7 @@ impl<'m> Session<'m> {
             eos_token_ids,
             context,
             workspace: Workspace::default(),
-            cache: model.new_cache(0),
+            cache: model.new_cache(0)?,
             capacity: 0,
             sequence: Sequence::default(),
             cached: Vec::new(),
@@ -88,7 +88,7 @@ impl<'m> Session<'m> {
             return Err(Error::StopWithoutTokenizer);
         }
         let rule = FinishRule::new(params, &self.eos_token_ids, self.context - prompt.len());
-        self.make_room(prompt.len() + rule.tokens_max());
+        self.make_room(prompt.len() + rule.tokens_max())?;
         let reused = self.reuse(prompt);
 
         let mut answer = Answer::new(self.tokenizer, &params.stop);
@@ -109,13 +109,15 @@ impl<'m> Session<'m> {
     }
 
     /// Makes the cache hold `tokens`. A larger one begins empty; doubling keeps that rare.
-    fn make_room(&mut self, tokens: usize) {
+    fn make_room(&mut self, tokens: usize) -> Result<()> {
         if tokens > self.capacity {
-            self.capacity = tokens.max(2 * self.capacity).max(CAPACITY_MIN).min(self.context);
-            self.cache = self.model.new_cache(self.capacity);
+            let capacity = tokens.max(2 * self.capacity).max(CAPACITY_MIN).min(self.context);
+            self.cache = self.model.new_cache(capacity)?;
+            self.capacity = capacity;
             self.sequence = Sequence::default();
             self.cached.clear();
         }
+        Ok(())
     }
 
     /// Keeps what the cache and `prompt` have in common, but for the last token, whose logits are needed.

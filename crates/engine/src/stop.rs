@@ -27,6 +27,7 @@ pub struct TextPiece {
 #[derive(Debug, Clone)]
 pub struct StopChecker {
     stops: Vec<String>,
+    /// Text that waits for a decision: the longest suffix so far that could begin a stop string.
     held: String,
     found: bool,
 }
@@ -45,11 +46,6 @@ impl StopChecker {
     /// The text has ended: releases what was held back, unless a stop string lies in it.
     pub fn finish(&mut self) -> TextPiece {
         self.advance("", true)
-    }
-
-    /// Text that waits for a decision: the longest suffix so far that could begin a stop string.
-    pub fn held(&self) -> &str {
-        &self.held
     }
 
     fn advance(&mut self, piece: &str, ended: bool) -> TextPiece {
@@ -102,7 +98,7 @@ mod tests {
         out.push(checker.finish());
         assert_eq!(out.iter().map(|piece| piece.emit.as_str()).collect::<Vec<_>>(), emits);
         assert_eq!(out.iter().filter_map(|piece| piece.stop).collect::<Vec<_>>(), Vec::from_iter(found));
-        assert_eq!(checker.held(), "", "nothing waits after the end");
+        assert_eq!(checker.held, "", "nothing waits after the end");
     }
 
     #[test]
@@ -162,8 +158,8 @@ mod tests {
                     // Held back is exactly the longest suffix that begins a stop string.
                     let begins = |suffix: &&str| stops.iter().any(|stop| stop.starts_with(suffix));
                     let longest = seen.char_indices().map(|(start, _)| &seen[start..]).find(begins);
-                    prop_assert_eq!(checker.held(), longest.unwrap_or(""));
-                    prop_assert_eq!(format!("{emitted}{}", checker.held()), seen.clone());
+                    prop_assert_eq!(checker.held.as_str(), longest.unwrap_or(""));
+                    prop_assert_eq!(format!("{emitted}{}", checker.held), seen.clone());
                 }
             }
             let out = checker.finish();

@@ -13,8 +13,8 @@ pub enum Error {
     #[error("a window of {window} tokens was asked for; allowed: 2 to the model's context of {context}")]
     Window { window: usize, context: usize },
 
-    #[error("a stride of 0 was asked for; allowed: 1 to the window")]
-    Stride,
+    #[error("a stride of {stride} was asked for; allowed: 1 to the window of {window} tokens")]
+    Stride { stride: usize, window: usize },
 
     #[error(
         "token {position} of the text has id {token}, but the model's vocabulary has {vocab_size} entries; \

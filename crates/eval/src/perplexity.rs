@@ -7,7 +7,7 @@ use fathom_model::{Config, ForwardOptions, LatentCache, LogitRows, Model, Segmen
 
 use crate::document::Document;
 use crate::error::{Error, Result};
-use crate::windows::{Window, windows};
+use crate::windows::{self, Window, windows};
 
 /// Numbers of logits that exist at a time: 64 MB.
 const LOGITS_MAX: usize = 1 << 24;
@@ -19,22 +19,28 @@ const ROWS_MAX: usize = 512;
 pub struct Windowing {
     /// Tokens that the model sees at a time, bos included: 2 to its context.
     pub window: usize,
-    /// Tokens by which the window moves. The window itself is fastest; less gives every token more context.
+    /// Tokens by which the window moves: 1 to the window. The window itself is fastest; less gives every token more context.
     pub stride: usize,
 }
 
 impl Windowing {
+    /// Tokens by which the window really moves: one token of it at least, bos or another, is never scored, so
+    /// that a stride of the whole window is one less.
+    pub fn stride_in_force(self) -> usize {
+        windows::stride_in_force(self.window, self.stride)
+    }
+
     /// What [`perplexity`] demands, for callers that want to know before they load the model.
     ///
     /// # Errors
-    /// A window the model does not have, too few tokens, a token outside the vocabulary.
+    /// A window the model does not have, a stride that is 0 or beyond the window, too few tokens, a token outside the vocabulary.
     pub fn check(self, config: &Config, document: &Document) -> Result<()> {
         let (context, vocab_size) = (config.max_position_embeddings, config.vocab_size);
         if self.window < 2 || self.window > context {
             return Err(Error::Window { window: self.window, context });
         }
-        if self.stride == 0 {
-            return Err(Error::Stride);
+        if self.stride == 0 || self.stride > self.window {
+            return Err(Error::Stride { stride: self.stride, window: self.window });
         }
         let (tokens, needed) = (document.tokens.len(), 1 + usize::from(document.bos.is_none()));
         if tokens < needed {
@@ -92,7 +98,7 @@ pub fn perplexity(
         model,
         document,
         workspace: Workspace::default(),
-        cache: model.new_cache(window.min(document.tokens.len() + 1)),
+        cache: model.new_cache(window.min(document.tokens.len() + 1))?,
         rows: (LOGITS_MAX / model.config().vocab_size).clamp(1, ROWS_MAX),
         score: Score { tokens: 0, nll: 0.0, bytes: document.bytes, complete: false },
     };

@@ -23,11 +23,16 @@ pub(crate) struct Window {
     pub(crate) scored_from: usize,
 }
 
-/// The windows over `len` tokens. `window` is at least 2; every scored token has at least one token before it in
-/// its window, so that the stride in force is at most `window - 1`.
+/// By how much a window moves that was asked to move by `stride`: at most `window - 1`, so that every scored
+/// token has at least one token before it in its window.
+pub(crate) fn stride_in_force(window: usize, stride: usize) -> usize {
+    stride.min(window - 1)
+}
+
+/// The windows over `len` tokens. `window` is at least 2.
 pub(crate) fn windows(len: usize, bos: bool, window: usize, stride: usize) -> impl Iterator<Item = Window> {
     let room = window - usize::from(bos);
-    let stride = stride.min(window - 1);
+    let stride = stride_in_force(window, stride);
     let first = Window { tokens: 0..room.min(len), scored_from: usize::from(!bos).min(len) };
     std::iter::successors(Some(first), move |last| {
         let scored_from = last.tokens.end;

@@ -25,7 +25,8 @@ fn score(model: &Model, document: &Document, window: usize, stride: usize) -> Sc
 
 /// −log p of the last `scored` tokens of `tokens`, by one pass and plain arithmetic.
 fn nll(model: &Model, tokens: &[u32], scored: usize) -> f64 {
-    let (mut workspace, mut cache) = (Workspace::default(), model.new_cache(tokens.len()));
+    let (mut workspace, mut cache) =
+        (Workspace::default(), model.new_cache(tokens.len()).expect("a small cache"));
     let segment = Segment { sequence: &mut Sequence::default(), tokens, logits: LogitRows::All };
     let logits =
         model.forward(&mut workspace, &mut cache, &mut [segment], ForwardOptions::default()).unwrap();
@@ -129,6 +130,9 @@ fn what_cannot_be_scored() {
     assert!(matches!(refuse(None, &[5], 8, 8), Error::TooShort { tokens: 1, needed: 2 }));
     assert!(matches!(refuse(None, &[5, 6], 1, 1), Error::Window { window: 1, context: 2560 }));
     assert!(matches!(refuse(None, &[5, 6], 2561, 1), Error::Window { .. }));
-    assert!(matches!(refuse(None, &[5, 6], 8, 0), Error::Stride));
+    for stride in [0, 9] {
+        let error = refuse(None, &[5, 6], 8, stride);
+        assert!(matches!(error, Error::Stride { stride: got, window: 8 } if got == stride), "{error}");
+    }
     assert!(matches!(refuse(None, &[5, 512], 8, 8), Error::Token { position: 1, token: 512, .. }));
 }

@@ -28,8 +28,6 @@ pub struct GenerationConfig {
     pub repetition_penalty: Option<f32>,
     /// The most tokens to generate.
     pub max_new_tokens: Option<u32>,
-    /// The most tokens of prompt and answer together.
-    pub max_length: Option<u32>,
 }
 
 impl GenerationConfig {
@@ -66,7 +64,6 @@ impl GenerationConfig {
             min_p: fields.float("min_p", probability, |p| (0.0..=1.0).contains(&p))?,
             repetition_penalty: fields.float("repetition_penalty", "a number above 0", |p| p > 0.0)?,
             max_new_tokens: fields.int("max_new_tokens", count, |n| n > 0)?,
-            max_length: fields.int("max_length", count, |n| n > 0)?,
         })
     }
 }
@@ -150,7 +147,6 @@ mod tests {
             (r#"{"top_k": -1}"#, "`top_k`"),
             (r#"{"repetition_penalty": 0}"#, "`repetition_penalty`"),
             (r#"{"max_new_tokens": 0}"#, "`max_new_tokens`"),
-            (r#"{"max_length": true}"#, "`max_length`"),
             (r#"{"eos_token_id": "</s>"}"#, "`eos_token_id`"),
             (r#"{"eos_token_id": [1, -1]}"#, "`eos_token_id`: expected a token id or a list"),
             (r#"{"bos_token_id": 4294967296}"#, "`bos_token_id`"),

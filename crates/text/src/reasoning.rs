@@ -66,11 +66,6 @@ impl ReasoningSplitter {
         if self.held.is_empty() { Vec::new() } else { vec![piece(self.held)] }
     }
 
-    /// Whether the text so far ends inside the reasoning.
-    pub fn in_reasoning(&self) -> bool {
-        self.state == State::Reasoning
-    }
-
     /// Moves by one state; `false` once no more can be said without further text.
     fn step(&mut self, pieces: &mut Vec<Piece>) -> bool {
         match self.state {
@@ -213,7 +208,6 @@ mod tests {
         let mut splitter = ReasoningSplitter::new(true);
         assert_eq!(splitter.push("a<b</th"), [Piece::Reasoning("a<b".into())]);
         assert_eq!(splitter.push("ey"), [Piece::Reasoning("</they".into())]);
-        assert!(splitter.in_reasoning());
     }
 
     proptest! {

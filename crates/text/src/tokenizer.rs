@@ -48,7 +48,7 @@ impl Tokenizer {
     /// Builds from the content of a `tokenizer.json`, with an empty configuration if none is given.
     ///
     /// # Errors
-    /// Content that is malformed, contradicts itself or is not byte-level BPE; a configuration that wants a
+    /// Content that is malformed, has no vocabulary, contradicts itself or is not byte-level BPE; a configuration that wants a
     /// bos or eos added but has no such token, or names one the vocabulary lacks.
     pub fn from_bytes(tokenizer_json: &[u8], config: Option<&TokenizerConfig>) -> Result<Self> {
         Self::build(tokenizer_json, Path::new(TOKENIZER), config.cloned().unwrap_or_default())
@@ -58,6 +58,9 @@ impl Tokenizer {
         let outline = Outline::check(bytes, file)?;
         let mut inner =
             guarded(|| HfTokenizer::from_bytes(bytes)).map_err(|reason| malformed(file, reason))?;
+        if inner.get_vocab_size(false) == 0 {
+            return Err(malformed(file, "`model.vocab`: expected at least one entry, got none"));
+        }
         inner.with_padding(None);
         guarded(|| inner.with_truncation(None).map(|_| ())).map_err(|reason| malformed(file, reason))?;
         for token in outline.added_tokens.iter().flatten().filter(|token| !token.content.is_empty()) {
@@ -228,12 +231,6 @@ impl Tokenizer {
         // By text, as `decode` decides it; only added tokens can be special, and most ids are none.
         added.get_added_tokens_decoder().contains_key(&id)
             && self.vocabulary_entry(id).is_some_and(|token| added.is_special_token(&token))
-    }
-
-    /// Whether the id is an added token: a control token, special or not (DeepSeek-V3's `<｜User｜>` is not
-    /// marked special).
-    pub fn is_added(&self, id: u32) -> bool {
-        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The number of vocabulary entries and added tokens. A model's `vocab_size` may be larger: it is padded.

@@ -33,16 +33,17 @@ pub struct SafetensorsWriter {
 }
 
 impl SafetensorsWriter {
-    /// Begins `path`, to be written as `plan` says. A file already there stays until
-    /// [`SafetensorsWriter::finish`] replaces it.
+    /// Begins `path` (or where a symbolic link of that name leads), to be written as `plan` says. A file
+    /// already there stays until [`SafetensorsWriter::finish`] replaces it.
     ///
     /// # Errors
-    /// A name planned twice, a size that overflows, no space, or I/O.
+    /// A name planned twice, a size that overflows, [`Error::NotRegular`], no space, or I/O.
     pub fn create(path: &Path, plan: Vec<TensorPlan>) -> Result<Self> {
         let lengths = plan::lengths(path, &plan)?;
         let layout = plan::lay_out(plan, &lengths);
-        space::require(directory_of(path), layout.file_bytes)?;
-        Self::start(path, layout)
+        let path = destination(path)?;
+        space::require(directory_of(&path), layout.file_bytes)?;
+        Self::start(&path, layout)
     }
 
     /// The same for a layout whose space has been checked.
@@ -221,6 +222,31 @@ fn encode<const N: usize>(values: &[f32], bytes: &mut [u8], encode: impl Fn(f32)
     }
 }
 
+/// The file that writing to `path` makes or replaces: `path`, or where a symbolic link of that name leads.
+///
+/// For everything that is written beside its place and renamed: a rename puts a file in the place of a
+/// link, a device or a FIFO just as well, where writing would have gone through it.
+///
+/// # Errors
+/// [`Error::NotRegular`] if something is there that is no regular file; I/O.
+pub fn destination(path: &Path) -> Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Err(Error::NotRegular { path: path.to_owned() }),
+        Ok(_) if path.is_symlink() => {
+            return fs::canonicalize(path).map_err(Error::io(path, "follow the link"));
+        }
+        Ok(_) => return Ok(path.to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(path, "write")(error)),
+        Err(_) => {}
+    }
+    // Nothing is there, or links that lead to nothing yet; a circle of them has been an error above.
+    let mut path = path.to_owned();
+    while let Ok(target) = fs::read_link(&path) {
+        path = directory_of(&path).join(target);
+    }
+    Ok(path)
+}
+
 /// The directory that a file of this path is in.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -240,6 +266,49 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_regular_file_is_not_replaced() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        let write = |name: &str| {
+            let mut writer =
+                SafetensorsWriter::create(&at(name), vec![TensorPlan::new("a", Dtype::U8, [1])])?;
+            writer.begin("a")?;
+            writer.write(&[7])?;
+            writer.finish()
+        };
+        fs::create_dir(at("directory")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("fifo"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("fifo", at("to-fifo")).unwrap();
+        for name in ["directory", "fifo", "to-fifo"] {
+            let error = write(name).unwrap_err();
+            assert!(matches!(&error, Error::NotRegular { path } if *path == at(name)), "{name}: {error}");
+            assert!(error.to_string().ends_with("is not a regular file; give another name"), "{error}");
+        }
+        std::os::unix::fs::symlink("circle", at("circle")).unwrap();
+        assert!(matches!(write("circle"), Err(Error::Io { .. })));
+
+        // Through a link, to a file that is there or not yet; the link stays.
+        fs::create_dir(at("elsewhere")).unwrap();
+        fs::write(at("elsewhere/old"), "old").unwrap();
+        for name in ["old", "new"] {
+            std::os::unix::fs::symlink(Path::new("elsewhere").join(name), at(name)).unwrap();
+            write(name).unwrap();
+            assert!(at(name).is_symlink(), "{name}");
+            let target = at("elsewhere").join(name);
+            assert_eq!(fs::read(target).unwrap().last(), Some(&7), "{name}");
+        }
+        assert_eq!(fs::read_dir(at("elsewhere")).unwrap().count(), 2, "nothing partial is left");
+    }
 
     /// `/dev/full` accepts an open and refuses every byte, as a disk that fills up while it is written.
     #[test]

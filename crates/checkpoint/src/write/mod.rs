@@ -9,7 +9,7 @@ mod plan;
 mod sharded;
 mod space;
 
-pub use file::SafetensorsWriter;
+pub use file::{SafetensorsWriter, destination};
 pub use plan::TensorPlan;
 pub use sharded::{ShardedWriter, WriteOptions};
 
@@ -32,7 +32,7 @@ pub struct OutTensor<'a> {
 /// Writes `tensors` to `path`, replacing what was there; the old file stays until the new one is complete.
 ///
 /// # Errors
-/// A name twice, a length that is not shape × dtype, no space, or I/O.
+/// A name twice, a length that is not shape × dtype, something there that is no regular file, no space, or I/O.
 pub fn write_safetensors(path: &Path, tensors: &[OutTensor<'_>]) -> Result<()> {
     let plan = tensors.iter().map(|t| TensorPlan::new(t.name.clone(), t.dtype, t.shape.clone())).collect();
     let mut writer = SafetensorsWriter::create(path, plan)?;

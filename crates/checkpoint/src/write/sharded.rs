@@ -1,7 +1,7 @@
 //! A checkpoint in the form that transformers writes: `model.safetensors`, or shards
 //! `model-00001-of-0000N.safetensors` and an index.
 
-use super::file::{PARTIAL, SafetensorsWriter, sync_directory};
+use super::file::{PARTIAL, SafetensorsWriter, destination, sync_directory};
 use super::plan::{self, Layout, TensorPlan};
 use super::space;
 use crate::locate::{INDEX, SINGLE};
@@ -48,13 +48,17 @@ impl ShardedWriter {
     /// Plans the whole checkpoint and begins its first file. `plan` is in the order of writing.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`], [`Error::NoSpace`], [`Error::BadPlan`], or I/O.
+    /// [`Error::AlreadyExists`], [`Error::NotRegular`], [`Error::NoSpace`], [`Error::BadPlan`], or I/O.
     pub fn create(dir: &Path, plan: Vec<TensorPlan>, options: &WriteOptions) -> Result<Self> {
         let lengths = plan::lengths(dir, &plan)?;
         fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         let existing = checkpoint_files(dir)?;
         if let Some(path) = existing.iter().find(|_| !options.overwrite) {
             return Err(Error::AlreadyExists { path: path.clone() });
+        }
+        // They are removed at the end; what cannot be is said before hours of writing.
+        for path in &existing {
+            destination(path)?;
         }
 
         let groups = group(plan, &lengths, options.max_shard_bytes);

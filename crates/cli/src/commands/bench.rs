@@ -1,8 +1,7 @@
 //! `fathom bench`: how fast a model runs, against what the machine allows.
 
+use std::io::{Write, stdout};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +10,8 @@ use fathom_kernels::Compute;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::model_args::{Dtype, ModelArgs};
+use crate::interrupt::{self, Interrupted, Second};
+use crate::model_args::{Dtype, ModelArgs, read_config};
 
 /// Measure prefill and decode speed against what the machine allows.
 ///
@@ -25,13 +25,12 @@ use crate::model_args::{Dtype, ModelArgs};
 ///
 /// Other programs on the machine disturb it: look at the spread before believing a difference.
 /// Ctrl-C ends with what is measured so far.
-///
-/// Examples:
-///   fathom bench --model DIR --prompt-tokens 512,2048 --context 0,2048 --batch 1,4 --threads 2
-///   fathom bench --model DIR --prompt-tokens none --json > decode.json
-///   fathom bench --roofline
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  fathom bench --model DIR --prompt-tokens 512,2048 --context 0,2048 --batch 1,4 --threads 2
+  fathom bench --model DIR --prompt-tokens none --json > decode.json
+  fathom bench --roofline")]
 pub(crate) struct Args {
     /// Directory of a Hugging Face checkpoint: config.json, *.safetensors
     #[arg(long, value_name = "DIR", required_unless_present = "roofline")]
@@ -121,18 +120,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let model_args = ModelArgs { model: dir.clone(), dtype: args.dtype, threads: args.threads };
     // Before minutes of loading.
-    plan.check(&fathom_model::Config::read(dir)?)?;
+    plan.check(&read_config(dir)?)?;
     let model = model_args.load(false)?;
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        // The second time it is meant.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot catch Ctrl-C")?;
+    interrupt::catch(Second::Ends)?;
     let bar = spinner()?;
     let hooks = Hooks {
         note: &mut |what| {
@@ -140,25 +131,23 @@ pub(crate) fn run(args: Args) -> Result<()> {
             tracing::info!("{what}");
             bar.set_message(what.to_owned());
         },
-        stop: &|| interrupted.load(Ordering::Relaxed),
+        stop: &interrupt::pressed,
     };
     let report = fathom_bench::run(&model, &plan, effort, hooks);
     bar.finish_and_clear();
     let report = report?;
     print(&report, args.json, || json!(report))?;
-    if !report.complete {
-        std::process::exit(130);
-    }
-    Ok(())
+    if report.complete { Ok(()) } else { Err(Interrupted.into()) }
 }
 
 fn print(text: &impl std::fmt::Display, as_json: bool, value: impl Fn() -> serde_json::Value) -> Result<()> {
+    let mut out = stdout().lock();
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&value())?);
+        writeln!(out, "{:#}", value())?;
     } else {
-        print!("{text}");
+        write!(out, "{text}")?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn spinner() -> Result<ProgressBar> {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use fathom_engine::{Completion, FinishReason, SamplingParams, Session, check_prompt, eos_token_ids};
-use fathom_model::Config;
 use fathom_text::Tokenizer;
 
 use crate::answer::Answer;
@@ -14,7 +13,7 @@ use crate::conversation::{Conversation, HELP, Reply, Typed};
 use crate::interrupt::{self, Second};
 use crate::language::{self, ChatWriter, Prompt};
 use crate::line_reader::{LineReader, Read};
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, read_config};
 use crate::sampling_args::SamplingArgs;
 use crate::terminal::Dim;
 
@@ -52,13 +51,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let dir = &args.model.model;
-    let config = Config::read(dir)?;
+    let config = read_config(dir)?;
     let tokenizer = Tokenizer::from_dir(dir)?;
     let thinking = (args.think || args.no_think).then_some(args.think);
     let writer = ChatWriter::from_dir(dir, &tokenizer, thinking)?;
     let recommendation = language::recommendation(dir)?;
     let params = args.sampling.params(&recommendation);
-    params.validate(config.vocab_size)?;
+    args.sampling.check(&params, dir, config.vocab_size)?;
     check_prompt(&config, args.sampling.context, &[0])?;
 
     let model = args.model.load(false)?;
@@ -210,10 +209,11 @@ impl Chat<'_> {
 
     /// Writes the conversation beside its place and moves it there, so that a full disk costs no older one.
     fn save(&self, file: &Path) -> Result<()> {
-        let mut partial = file.as_os_str().to_owned();
+        let place = fathom_checkpoint::destination(file)?;
+        let mut partial = place.as_os_str().to_owned();
         partial.push(".partial");
         let text = format!("{:#}\n", self.conversation.to_json());
-        let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, file));
+        let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &place));
         if written.is_err() {
             // What is left of it is of no use.
             let _ = std::fs::remove_file(&partial);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fathom_engine::{Completion, Event, SamplingParams, Session, TokenLogprobs, check_prompt, eos_token_ids};
-use fathom_model::Config;
 use fathom_text::{Message, Tokenizer};
 use serde_json::{Value, json};
 
@@ -14,7 +13,7 @@ use crate::answer::Answer;
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
 use crate::language::{self, ChatWriter, Prompt};
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, read_config};
 use crate::sampling_args::SamplingArgs;
 use crate::terminal::LateBar;
 
@@ -73,10 +72,17 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let dir = &args.model.model;
-    let config = Config::read(dir)?;
+    let config = read_config(dir)?;
     let tokenizer = match (&args.tokens, args.json) {
         (Some(_), true) => language::tokenizer_if_present(dir)?,
-        _ => Some(Tokenizer::from_dir(dir)?),
+        (Some(_), false) => Some(language::tokenizer_if_present(dir)?.with_context(|| {
+            format!(
+                "{} has no tokenizer.json to turn the answer into text with; give --json to get its token ids, or \
+                 copy tokenizer.json and tokenizer_config.json from the model's release into it",
+                dir.display()
+            )
+        })?),
+        (None, _) => Some(Tokenizer::from_dir(dir)?),
     };
     let prompt = prompt(&args, tokenizer.as_ref())?;
     let recommendation = language::recommendation(dir)?;
@@ -85,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         ignore_eos: args.ignore_eos,
         ..args.sampling.params(&recommendation)
     };
-    params.validate(config.vocab_size)?;
+    args.sampling.check(&params, dir, config.vocab_size)?;
     check_prompt(&config, args.sampling.context, &prompt.ids)?;
 
     let loading = Instant::now();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::table::{bytes, count, grouped, operations, percent, table};
 use super::synth::read_config;
-use crate::model_args::Dtype;
+use crate::model_args::{Dtype, require_directory};
 
 /// Show what a model is: parameters, bytes, cache, memory and operations, without loading it.
 ///
@@ -23,12 +23,14 @@ use crate::model_args::Dtype;
 /// is compared with what multi-head, grouped-query and multi-query attention of the
 /// same heads would need (DeepSeek-V2, Table 1). With --model, every tensor's name,
 /// shape and dtype is checked against config.json.
-///
-/// Examples:
-///   fathom inspect --model DeepSeek-V2-Lite --context 32768
-///   fathom inspect --config v3 --context 131072 --batch 8 --json
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, group = clap::ArgGroup::new("what").required(true).args(["model", "config"]))]
+#[command(
+    group = clap::ArgGroup::new("what").required(true).args(["model", "config"]),
+    after_help = "\
+Examples:
+  fathom inspect --model DeepSeek-V2-Lite --context 32768
+  fathom inspect --config v3 --context 131072 --batch 8 --json"
+)]
 pub(crate) struct Args {
     /// Directory of a Hugging Face checkpoint
     #[arg(long, value_name = "DIR")]
@@ -73,6 +75,7 @@ struct Inspected {
 fn inspect(args: &Args) -> Result<Inspected> {
     let (name, json, file) = match (&args.model, &args.config) {
         (Some(dir), _) => {
+            require_directory(dir)?;
             let file = dir.join("config.json");
             // For its error, which says what a model's directory is.
             Config::read(&file)?;

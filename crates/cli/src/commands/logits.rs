@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use fathom_eval::{Contents, Error, Feeding, Form, LogitsFile};
-use fathom_model::{AttentionForm, Config};
+use fathom_model::AttentionForm;
 
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, read_config};
 use crate::terminal::LateBar;
 
 /// Write a model's logits and routing to a file.
@@ -78,7 +78,7 @@ enum AttentionArg {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let config = Config::read(&args.model.model)?;
+    let config = read_config(&args.model.model)?;
     let sequences = input::read_token_lists(&args.tokens)?;
     let mtp_modules = if args.no_mtp { 0 } else { config.num_nextn_predict_layers };
     let contents = Contents { trace: args.trace, mtp_modules };

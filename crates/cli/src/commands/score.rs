@@ -7,14 +7,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use fathom_eval::{Document, Windowing, perplexity};
-use fathom_model::Config;
 use fathom_text::Tokenizer;
 use serde_json::json;
 
 use crate::commands::generate::println_json;
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
-use crate::model_args::ModelArgs;
+use crate::model_args::{ModelArgs, read_config};
 use crate::terminal::LateBar;
 
 const WINDOW: usize = 2048;
@@ -42,7 +41,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     window: Option<usize>,
 
-    /// Tokens by which the window moves; smaller is slower and gives every token more context [default: the window]
+    /// Tokens by which the window moves, at most the window; smaller is slower and gives every token more context
+    /// [default: the window less the one token that is never scored]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
 
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let config = Config::read(&args.model.model)?;
+    let config = read_config(&args.model.model)?;
     let tokenizer = Tokenizer::from_dir(&args.model.model)?;
     let document = Document::encode(&tokenizer, &input::read_text(&args.file)?)?;
     let window = args.window.unwrap_or(WINDOW.min(config.max_position_embeddings));
@@ -77,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             "tokens": score.tokens,
             "bytes": score.bytes,
             "window": windowing.window,
-            "stride": windowing.stride,
+            "stride": windowing.stride_in_force(),
             "complete": score.complete,
             "seconds": seconds,
             "tokens_per_second": score.tokens as f64 / seconds,
@@ -90,7 +90,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             None => writeln!(out, "bits per byte  unknown: interrupted")?,
         }
         writeln!(out, "tokens         {} (of {} bytes)", score.tokens, score.bytes)?;
-        writeln!(out, "window         {}, stride {}", windowing.window, windowing.stride)?;
+        writeln!(out, "window         {}, stride {}", windowing.window, windowing.stride_in_force())?;
         writeln!(out, "tokens/s       {:.1}", score.tokens as f64 / seconds)?;
     }
     if score.complete { Ok(()) } else { Err(Interrupted.into()) }

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use fathom_kernels::THREADS_MAX;
 use fathom_model::synthesize::{self, Report, SynthesizeOptions};
 use fathom_model::{Config, presets};
 use fathom_text::{Tokenizer, fit_vocabulary};
@@ -21,11 +22,11 @@ use crate::interrupt::{self, Interrupted, Second};
 /// such that logits are finite and routing spreads over the experts. The same seed
 /// gives the same bytes. The model is streamed to the disk and needs next to no
 /// memory.
-///
-/// Example: a model with V2-Lite's dimensions and 6 of its 27 layers, 7 GB:
-///   fathom synth --config v2-lite --layers 6 --tokenizer DIR --out v2-lite-6
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = "\
+Examples:
+  fathom synth --config v2-lite --layers 6 --tokenizer DIR --out v2-lite-6    7 GB: 6 of 27 layers
+  fathom synth --config config.json --seed 1 --out model")]
 pub(crate) struct Args {
     /// A config.json, or the name of a released configuration: v2-lite, v2, v3
     #[arg(long, value_name = "FILE|NAME")]
@@ -66,6 +67,9 @@ const TOKENIZER_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    if args.threads > THREADS_MAX {
+        bail!(fathom_kernels::Error::TooManyThreads { asked: args.threads, max: THREADS_MAX });
+    }
     let (mut json, file) = read_config(&args.config)?;
     if let Some(layers) = args.layers {
         json = synthesize::with_layers(&json, &file, layers).context("--layers")?;
@@ -97,6 +101,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         if interrupt::pressed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
+    let report = report.map_err(|error| match error {
+        fathom_model::Error::Checkpoint(fathom_checkpoint::Error::AlreadyExists { path }) => {
+            anyhow!("{} already exists: choose another directory, or give --overwrite", path.display())
+        }
+        other => other.into(),
+    });
     let Some(report) = report? else {
         eprintln!("interrupted: nothing was left in {}", args.out.display());
         return Err(Interrupted.into());

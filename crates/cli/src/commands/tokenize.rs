@@ -3,11 +3,12 @@
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fathom_text::Tokenizer;
 use serde_json::json;
 
 use crate::input;
+use crate::model_args::require_directory;
 
 /// Turn text into token ids and back.
 ///
@@ -55,6 +56,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    require_directory(&args.model)?;
     let tokenizer = Tokenizer::from_dir(&args.model)?;
     let text = match args.text {
         Some(text) => text,
@@ -62,7 +64,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
             .context("no input: give --text or --file, or pipe it in")?,
     };
     let ids = if args.decode {
-        input::parse_token_ids(&text)?
+        let ids = input::parse_token_ids(&text)?;
+        if let Some(position) = ids.iter().position(|&id| tokenizer.id_to_token(id).is_none()) {
+            let (id, count) = (ids[position], tokenizer.vocab_size());
+            bail!("id {id} at position {position} is not in tokenizer.json, which has {count} ids");
+        }
+        ids
     } else if args.plain {
         tokenizer.encode_plain(&text)?
     } else {

@@ -29,6 +29,22 @@ fn folders() {
         run(command[0], &nowhere, &command[1..]).refused(&["nowhere", "directory of a Hugging Face model"]);
         run(command[0], empty.path(), &command[1..]).refused(&["config.json"]);
     }
+    let weights = fixture("tiny-v2-lite").join("model.safetensors");
+    for command in [
+        &["generate", "--prompt", "Hi"][..],
+        &["chat"],
+        &["score", "--file", "x"],
+        &["tokenize", "--text", "x"],
+        &["logits", "--tokens", "x", "--out", "y"],
+        &["inspect"],
+        &["bench"],
+    ] {
+        run(command[0], &weights, &command[1..]).refused(&[
+            "model.safetensors is a file",
+            "directory",
+            "config.json",
+        ]);
+    }
     run("tokenize", &nowhere, &["--text", "x"]).refused(&["nowhere", "tokenizer.json"]);
 }
 
@@ -56,6 +72,13 @@ fn weights() {
         &["model.safetensors", "truncated", "expected", "download"],
     );
     check(|copy| std::fs::remove_file(copy.file("model.safetensors")).unwrap(), &["model.safetensors"]);
+    check(
+        |copy| {
+            std::fs::remove_file(copy.file("model.safetensors")).unwrap();
+            std::fs::create_dir(copy.file("model.safetensors")).unwrap();
+        },
+        &["model.safetensors is a directory, expected a file"],
+    );
     check(
         |copy| copy.edit_weights(|header, _| header["lm_head.weight"]["shape"] = json!([64, 512])),
         &["lm_head.weight", "[512, 64]", "[64, 512]"],
@@ -116,6 +139,24 @@ fn tokenizers() {
         |copy| copy.edit_json("generation_config.json", |c| c["temperature"] = "hot".into()),
         &["generation_config.json", "temperature", "hot"],
     );
+    let too_hot = |copy: &Copy| copy.edit_json("generation_config.json", |c| c["temperature"] = 5.into());
+    check(too_hot, &["generation_config.json", "`temperature` is 5", "correct it", "--temperature"]);
+    let empty_template = |copy: &Copy| {
+        copy.edit_json("tokenizer_config.json", |c| c["chat_template"] = "{% if false %}{% endif %}".into())
+    };
+    check(empty_template, &["the prompt is empty", "chat template", "--raw"]);
+    let no_vocabulary = |copy: &Copy| {
+        copy.edit_json("tokenizer.json", |t| {
+            (t["model"]["vocab"], t["model"]["merges"], t["added_tokens"]) =
+                (json!({}), json!([]), json!([]));
+        });
+    };
+    check(no_vocabulary, &["tokenizer.json", "model.vocab", "got none"]);
+
+    let copy = Copy::of("tiny-v2-lite");
+    std::fs::remove_file(copy.file("tokenizer.json")).unwrap();
+    let (_dir, tokens) = scratch("ids.json", "[0, 5]");
+    run("generate", &copy.model(), &["--tokens", &tokens]).refused(&["tokenizer.json", "--json"]);
 }
 
 #[test]
@@ -132,6 +173,7 @@ fn prompts() {
     refuse(&["--prompt", "Hi", "--temperature", "nan"], &["`temperature` is NaN"]);
     refuse(&["--prompt", "Hi", "--logit-bias", "9999=1"], &["logit_bias", "9999", "512"]);
     refuse(&["--prompt", "Hi", "--max-tokens", "0"], &["max_tokens"]);
+    refuse(&["--prompt", "Hi", "--threads", "99999"], &["99999 threads", "1024", "--threads"]);
 }
 
 #[test]

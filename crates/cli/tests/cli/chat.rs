@@ -45,6 +45,26 @@ fn a_conversation_and_its_commands() {
 }
 
 #[test]
+#[cfg(unix)]
+fn saving_goes_through_links_and_replaces_only_files() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let save = |name: &str| chat(&[], &[&format!("/save {}", at(name).display())]);
+    mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    std::fs::create_dir(at("folder")).unwrap();
+    for name in ["fifo", "folder"] {
+        save(name).refused(&[name, "is not a regular file; give another name"]);
+    }
+    std::os::unix::fs::symlink("folder/talk.json", at("link")).unwrap();
+    save("link").ok();
+    assert!(at("link").is_symlink());
+    let saved: Value = serde_json::from_slice(&std::fs::read(at("folder/talk.json")).unwrap()).unwrap();
+    assert_eq!(saved, json!({ "messages": [] }));
+}
+
+#[test]
 fn an_answer_can_be_given_again() {
     let greedy = chat(&[], &["Hello", "/regenerate"]).ok().stdout;
     let (first, second) = greedy.split_at(greedy.len() / 2);

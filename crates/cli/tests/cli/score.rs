@@ -40,7 +40,7 @@ fn a_text_is_scored_as_by_the_reference() {
 #[test]
 fn windows() {
     let (whole, windowed) = (score(&[]), score(&["--window", "16", "--stride", "4"]));
-    assert_eq!((&whole["window"], &whole["stride"]), (&2048.into(), &2048.into()));
+    assert_eq!((&whole["window"], &whole["stride"]), (&2048.into(), &2047.into()));
     assert_eq!(windowed["tokens"], whole["tokens"]);
     assert_ne!(windowed["nll"], whole["nll"]);
 }
@@ -63,5 +63,6 @@ fn what_cannot_be_scored() {
     refuse(&[], b"a\xff", &["UTF-8", "offset 1"]);
     refuse(&["--window", "4000"], b"abc", &["4000", "2560"]);
     refuse(&["--window", "1"], b"abc", &["window of 1"]);
-    refuse(&["--stride", "0"], b"abc", &["stride of 0"]);
+    refuse(&["--stride", "0"], b"abc", &["stride of 0", "window of 2048"]);
+    refuse(&["--window", "8", "--stride", "9"], b"abc", &["stride of 9", "window of 8"]);
 }

@@ -46,6 +46,8 @@ fn control_tokens_count_unless_plain() {
 fn what_is_no_input() {
     let model = fixture("tiny-v3");
     run("tokenize", &model, &["--decode", "--text", "[1, x]"]).refused(&["expected token ids", "[1"]);
+    run("tokenize", &model, &["--decode", "--text", "[0, 42, 99999]"])
+        .refused(&["id 99999 at position 2 is not in tokenizer.json, which has 512 ids"]);
     run("tokenize", &model, &["--file", "/no/such/file"]).refused(&["cannot read /no/such/file"]);
     run_with("tokenize", &model, &[], b"ab\xff").refused(&["standard input", "UTF-8", "offset 2"]);
 }

@@ -93,7 +93,7 @@ impl<'a> LogitsFile<'a> {
             model,
             feeding,
             workspace: Workspace::default(),
-            cache: model.new_cache(capacity.unwrap_or(0)),
+            cache: model.new_cache(capacity.unwrap_or(0))?,
             places: self.sequences.iter().map(|_| Sequence::default()).collect(),
             records: self.sequences.iter().map(|_| Record::default()).collect(),
             turn: 0,
