@@ -4,7 +4,7 @@
 //! on what the bits say, so the meaning stands here once, in code short enough to be checked by
 //! eye, and every fast path elsewhere is tested against it.
 //!
-//! - [`bf16`], [`f16`]: the `half` crate's types, which the rest of the ecosystem shares.
+//! - [`struct@bf16`], [`struct@f16`]: the `half` crate's types, which the rest of the ecosystem shares.
 //! - [`fp8`]: E4M3 as DeepSeek-V3's checkpoints use it, with the 128×128 block scales of
 //!   `weight_scale_inv` (V3 §3.3).
 //! - [`round`]: the rounding of activations that bf16 matrix products are defined by.
