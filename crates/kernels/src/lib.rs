@@ -18,7 +18,8 @@
 //! of threads. `FATHOM_ISA` forces an ISA; `FATHOM_REQUIRE_ISA` makes a start fail where it is
 //! missing, so that a test run on a weak machine cannot pass emptily.
 //!
-//! **Invariant:** knows no model, reads no file, allocates nothing per call in the steady state.
+//! **Invariant:** knows no model, reads no file, keeps its buffers: a steady step allocates
+//! nothing larger than the rotations of its rows.
 //!
 //! **Invariant:** every fast path is tested against `scalar.rs` over odd sizes.
 
