@@ -5,6 +5,7 @@
 //! eye, and every fast path elsewhere is tested against it.
 //!
 //! - [`struct@bf16`], [`struct@f16`]: the `half` crate's types, which the rest of the ecosystem shares.
+//! - [`blocks`]: weights in blocks that share a scale: GGUF formats, integer groups, FP8 rows.
 //! - [`fp8`]: E4M3 as DeepSeek-V3's checkpoints use it, with the 128×128 block scales of
 //!   `weight_scale_inv` (V3 §3.3).
 //! - [`round`]: the rounding of activations that bf16 matrix products are defined by.
@@ -14,6 +15,7 @@
 //! **Invariant:** every format decodes to `f32` exactly; encoding rounds to nearest, ties to even.
 #![forbid(unsafe_code)]
 
+pub mod blocks;
 pub mod fp8;
 pub mod round;
 
