@@ -12,7 +12,8 @@
 //!
 //! **Invariant:** scalar and portable; no intrinsics, no threads, no files.
 //!
-//! **Invariant:** every format decodes to `f32` exactly; encoding rounds to nearest, ties to even.
+//! **Invariant:** every format decodes to `f32` exactly; encoding a number rounds to nearest, ties to even,
+//! and encoding a block says what it minimises instead.
 #![forbid(unsafe_code)]
 
 pub mod blocks;
