@@ -13,7 +13,7 @@ const EFFORT: Effort = Effort { bytes: 1 << 20, seconds: 0.001 };
 fn model(name: &str, format: WeightFormat) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let compute = Compute::new(2).expect("an ISA of this machine");
-    let options = LoadOptions { format, mtp: false };
+    let options = LoadOptions { storage: format.into(), mtp: false };
     Model::load(&dir, compute, options, &mut |_, _| {}).expect("the fixture is a checkpoint")
 }
 

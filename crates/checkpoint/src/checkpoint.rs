@@ -1,10 +1,11 @@
 //! An open checkpoint: the table from tensor names to mapped bytes.
 
+use crate::gguf::{self, Metadata};
 use crate::index::Index;
 use crate::locate::{Found, locate};
 use crate::mapping::Mapping;
 use crate::matrix::ScaleSource;
-use crate::{Dtype, Error, Matrix, Result, TensorView, header, names};
+use crate::{Dtype, Error, Matrix, Plan, Result, TensorView, header, names};
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::ops::Range;
@@ -20,6 +21,8 @@ pub struct Checkpoint {
     files: Vec<Mapping>,
     tensors: BTreeMap<String, Place>,
     fp8_block: [usize; 2],
+    block_formats: Plan,
+    gguf: Option<Metadata>,
 }
 
 /// Where a tensor is; checked against its file when the header was read.
@@ -33,17 +36,31 @@ struct Place {
 
 impl Checkpoint {
     /// Opens the checkpoint at `path`: a directory with `model.safetensors` or with
-    /// `model.safetensors.index.json` and its shards, a `.safetensors` file, or an index.
+    /// `model.safetensors.index.json` and its shards, a `.safetensors` file, an index, or a `.gguf` file of the
+    /// `deepseek2` architecture (any part of it, if it has several).
     ///
     /// # Errors
     /// A path without a checkpoint, another format, a missing shard, an index and shards that disagree, and
     /// every malformation of a header each have their [`Error`].
     pub fn open(path: &Path) -> Result<Self> {
-        let mut checkpoint =
-            Self { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), fp8_block: FP8_BLOCK };
+        let mut checkpoint = Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            fp8_block: FP8_BLOCK,
+            block_formats: Plan::default(),
+            gguf: None,
+        };
         match locate(path)? {
             Found::Single(file) => checkpoint.add(Mapping::open(&file)?)?,
             Found::Index(index) => checkpoint.add_shards(&Index::read(&index)?)?,
+            Found::Gguf(file) => {
+                let (metadata, parts) = gguf::open_all(&file)?;
+                checkpoint.gguf = Some(metadata);
+                for (mapping, entries) in parts {
+                    checkpoint.insert(mapping, entries)?;
+                }
+            }
         }
         Ok(checkpoint)
     }
@@ -59,6 +76,17 @@ impl Checkpoint {
         }
         self.fp8_block = block;
         Ok(())
+    }
+
+    /// Says which tensors are stored in blocks (`quantization_config.rules` of our own quantized checkpoints);
+    /// none unless set. GGUF files say it themselves.
+    pub fn set_block_formats(&mut self, plan: Plan) {
+        self.block_formats = plan;
+    }
+
+    /// The metadata of a GGUF file; `None` for any other checkpoint.
+    pub fn gguf(&self) -> Option<&Metadata> {
+        self.gguf.as_ref()
     }
 
     /// The path that was opened.
@@ -108,12 +136,17 @@ impl Checkpoint {
         })
     }
 
-    /// The weight `name` as a matrix of `shape`, with its block scales if it is FP8.
+    /// The weight `name` as a matrix of `shape`, with its block scales if it is FP8, in blocks if it is
+    /// quantized.
     ///
     /// # Errors
     /// The tensor is missing, has another shape or a dtype that is no weight format, or lacks its scales.
     pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<'_>> {
-        Matrix::new(self.tensor(name)?, shape, || {
+        let format = match self.block_formats.format_of(name) {
+            Some(Dtype::Block(format)) => Some(format),
+            _ => None,
+        };
+        Matrix::new(self.tensor(name)?, shape, format, || {
             let name = names::scale_name(name);
             ScaleSource { view: self.find(&name), name, block: self.fp8_block }
         })
@@ -127,7 +160,7 @@ impl Checkpoint {
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         let view = self.tensor(name)?;
         view.expect_shape(&[len])?;
-        if view.dtype == Dtype::F8E4M3 {
+        if matches!(view.dtype, Dtype::F8E4M3 | Dtype::Block(_)) {
             return Err(view.wrong_dtype("F32, F16 or BF16"));
         }
         let values = view.to_f32()?;
@@ -154,8 +187,13 @@ impl Checkpoint {
     }
 
     fn add(&mut self, mapping: Mapping) -> Result<()> {
+        let entries = header::parse(mapping.path(), mapping.bytes())?;
+        self.insert(mapping, entries)
+    }
+
+    fn insert(&mut self, mapping: Mapping, entries: Vec<header::Entry>) -> Result<()> {
         let file = self.files.len();
-        for header::Entry { name, dtype, shape, range } in header::parse(mapping.path(), mapping.bytes())? {
+        for header::Entry { name, dtype, shape, range } in entries {
             match self.tensors.entry(name) {
                 btree_map::Entry::Vacant(slot) => {
                     slot.insert(Place { file, dtype, shape, range });
@@ -163,7 +201,8 @@ impl Checkpoint {
                 btree_map::Entry::Occupied(slot) => {
                     return Err(Error::DuplicateTensor {
                         tensor: slot.key().clone(),
-                        first: self.files[slot.get().file].path().to_owned(),
+                        // Not yet among the files if it is this very one.
+                        first: self.files.get(slot.get().file).unwrap_or(&mapping).path().to_owned(),
                         second: mapping.path().to_owned(),
                     });
                 }

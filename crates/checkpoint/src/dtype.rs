@@ -1,8 +1,9 @@
-//! The element types of the safetensors format.
+//! What the elements of stored tensors are: the types of the safetensors format, and blocks.
 
+use fathom_numeric::blocks::BlockFormat;
 use std::fmt;
 
-/// What one element of a stored tensor is. `Display` and [`Dtype::name`] give the format's own spelling.
+/// What a stored tensor is made of. `Display` and [`Dtype::name`] give the format's own spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dtype {
@@ -38,6 +39,9 @@ pub enum Dtype {
     F32,
     /// IEEE double. Recognised, not decoded.
     F64,
+    /// Blocks of weights that share a scale; every row (last dimension) is whole blocks. GGUF says so of
+    /// a tensor; safetensors carry the bytes as U8, `docs/formats/quantized-safetensors.md`.
+    Block(BlockFormat),
 }
 
 const TABLE: [(Dtype, &str, usize); 16] = [
@@ -60,31 +64,72 @@ const TABLE: [(Dtype, &str, usize); 16] = [
 ];
 
 impl Dtype {
-    /// The spelling in a safetensors header, such as `F8_E4M3`.
+    /// The spelling in a safetensors header, such as `F8_E4M3`; of blocks, the format's name, such as `q4_k`.
     pub fn name(self) -> &'static str {
-        self.row().1
+        match self {
+            Dtype::Block(format) => format.name(),
+            _ => self.row().map_or("", |row| row.1),
+        }
     }
 
-    /// Bytes per element.
+    /// Bytes per element; of blocks, bytes per block.
     pub fn size(self) -> usize {
-        self.row().2
+        match self {
+            Dtype::Block(format) => format.block_bytes(),
+            _ => self.row().map_or(1, |row| row.2),
+        }
     }
 
-    /// The type with this spelling, if it is one of the above.
+    /// Elements that are stored together: 1, or those of a block.
+    pub fn block_len(self) -> usize {
+        match self {
+            Dtype::Block(format) => format.block_len(),
+            _ => 1,
+        }
+    }
+
+    /// The type with this spelling in a safetensors header. Blocks have none.
     pub fn from_name(name: &str) -> Option<Self> {
         TABLE.iter().find(|row| row.1 == name).map(|row| row.0)
+    }
+
+    /// The type that a quantization plan calls so: `f32`, `f16`, `bf16`, or a block format.
+    pub fn from_format(name: &str) -> Option<Self> {
+        match name {
+            "f32" => Some(Dtype::F32),
+            "f16" => Some(Dtype::F16),
+            "bf16" => Some(Dtype::BF16),
+            _ => BlockFormat::from_name(name).map(Dtype::Block),
+        }
+    }
+
+    /// What safetensors carry a tensor of this type and shape as: blocks as the bytes of each row.
+    pub fn carried(self, shape: &[usize]) -> (Dtype, Vec<usize>) {
+        let mut shape = shape.to_vec();
+        let Dtype::Block(format) = self else { return (self, shape) };
+        if let Some(columns) = shape.last_mut() {
+            *columns = format.row_bytes(*columns);
+        }
+        (Dtype::U8, shape)
     }
 
     /// Bytes of a tensor of this type; `None` if the product of any of its dimensions overflows `usize`,
     /// even where another dimension of zero makes the tensor empty: nobody who multiplies a few of them
     /// need check again.
     pub fn byte_len(self, shape: &[usize]) -> Option<usize> {
-        let bytes = shape.iter().try_fold(self.size(), |bytes, &dim| bytes.checked_mul(dim.max(1)))?;
+        let (outer, columns) = match shape {
+            [outer @ .., columns] => (outer, *columns),
+            [] => (shape, 1),
+        };
+        let row = columns.max(1).div_ceil(self.block_len()).checked_mul(self.size())?;
+        let bytes = outer.iter().try_fold(row, |bytes, &dim| bytes.checked_mul(dim.max(1)))?;
+        // The number of elements too, which blocks store in less than a byte each.
+        outer.iter().try_fold(columns.max(1), |elements, &dim| elements.checked_mul(dim.max(1)))?;
         Some(if shape.contains(&0) { 0 } else { bytes })
     }
 
-    fn row(self) -> &'static (Dtype, &'static str, usize) {
-        &TABLE[self as usize]
+    fn row(self) -> Option<&'static (Dtype, &'static str, usize)> {
+        TABLE.iter().find(|row| row.0 == self)
     }
 }
 
@@ -99,11 +144,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_the_order_of_the_enum() {
-        for (position, &(dtype, name, _)) in TABLE.iter().enumerate() {
-            assert_eq!(dtype as usize, position);
+    fn names_are_told_apart() {
+        for (dtype, name, size) in TABLE {
             assert_eq!(Dtype::from_name(name), Some(dtype));
+            assert_eq!((dtype.name(), dtype.size(), dtype.block_len()), (name, size, 1));
         }
+        for format in BlockFormat::all() {
+            let dtype = Dtype::Block(format);
+            assert_eq!(Dtype::from_format(dtype.name()), Some(dtype));
+            assert_eq!(Dtype::from_name(dtype.name()), None);
+        }
+        assert_eq!(Dtype::from_format("bf16"), Some(Dtype::BF16));
+        assert_eq!(Dtype::from_format("BF16"), None);
         assert_eq!(Dtype::from_name("F4"), None);
         assert_eq!(Dtype::from_name("f32"), None);
     }
@@ -120,5 +172,12 @@ mod tests {
         check(Dtype::F32, &[usize::MAX, 0], None);
         check(Dtype::F32, &[usize::MAX / 4 + 1], None);
         check(Dtype::U8, &[1 << 32, 1 << 32], None);
+        let q4_0 = Dtype::Block(BlockFormat::Q4_0);
+        check(q4_0, &[3, 64], Some(3 * 36));
+        check(q4_0, &[3, 33], Some(3 * 36));
+        check(q4_0, &[], Some(18));
+        check(q4_0, &[1 << 33, 1 << 31], None);
+        assert_eq!(q4_0.carried(&[3, 64]), (Dtype::U8, vec![3, 36]));
+        assert_eq!(Dtype::F32.carried(&[3, 64]), (Dtype::F32, vec![3, 64]));
     }
 }

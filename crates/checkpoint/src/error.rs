@@ -20,7 +20,7 @@ pub enum Error {
 
     #[error(
         "{} holds no checkpoint: looked for model.safetensors and model.safetensors.index.json; \
-         give the directory of a downloaded Hugging Face model, or one .safetensors file", dir.display()
+         give the directory of a downloaded Hugging Face model, or one .safetensors or .gguf file", dir.display()
     )]
     NoCheckpoint { dir: PathBuf },
 
@@ -104,6 +104,27 @@ pub enum Error {
 
     #[error("{}: tensor {tensor:?} is F8_E4M3, expected its scales in {scale:?}, got no such tensor", file.display())]
     MissingScale { file: PathBuf, tensor: String, scale: String },
+
+    #[error(
+        "{}: tensor {tensor:?} is stored as {got}, expected one of {}; take a file of one of these",
+        file.display(), crate::gguf::SUPPORTED
+    )]
+    GgufType { file: PathBuf, tensor: String, got: String },
+
+    #[error("{} is of the architecture {got:?}, expected {:?}", file.display(), crate::gguf::ARCHITECTURE)]
+    GgufArchitecture { file: PathBuf, got: String },
+
+    #[error("{}: the key {key:?} is expected to be {expected}, got {got}", file.display())]
+    GgufKey { file: PathBuf, key: String, expected: String, got: String },
+
+    #[error("{}: {reason}", file.display())]
+    GgufSplit { file: PathBuf, reason: String },
+
+    #[error("{}: the data of the tensors {first:?} and {second:?} overlap; download the file again", file.display())]
+    Overlap { file: PathBuf, first: String, second: String },
+
+    #[error("the quantization plan {reason}")]
+    BadRule { reason: String },
 
     #[error("an FP8 scale block is expected to have at least one row and one column, got {got:?}")]
     Fp8Block { got: [usize; 2] },

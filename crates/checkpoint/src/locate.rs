@@ -1,5 +1,6 @@
 //! From the path that a user gave to the file that opens the checkpoint.
 
+use crate::gguf::is_gguf;
 use crate::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,7 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// Name of a sharded checkpoint's index.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-const GGUF: (&str, &str) =
-    ("a GGUF file", "give the original Hugging Face model (the directory with model.safetensors)");
+const GGUF: (&str, &str) = ("a GGUF file, and no directory", "give the path of the .gguf file itself");
 const PICKLE: (&str, &str) = (
     "a PyTorch pickle",
     "take the safetensors files of the same model, or convert it with `save_pretrained(dir, safe_serialization=True)`",
@@ -23,9 +23,11 @@ pub(crate) enum Found {
     Single(PathBuf),
     /// An index beside its shards.
     Index(PathBuf),
+    /// A GGUF file, or one part of several.
+    Gguf(PathBuf),
 }
 
-/// Finds the checkpoint at `path`: a directory, a `.safetensors` file, or an index.
+/// Finds the checkpoint at `path`: a directory, a `.safetensors` file, an index, or a `.gguf` file.
 pub(crate) fn locate(path: &Path) -> Result<Found> {
     let metadata = fs::metadata(path).map_err(Error::io(path, "open"))?;
     if !metadata.is_dir() {
@@ -59,10 +61,13 @@ fn locate_file(path: &Path) -> Result<Found> {
     if name.ends_with(".safetensors.index.json") {
         return Ok(Found::Index(path.to_owned()));
     }
+    if is_gguf(path) {
+        return Ok(Found::Gguf(path.to_owned()));
+    }
     Err(foreign(path).unwrap_or(Error::UnsupportedFormat {
         path: path.to_owned(),
         format: "not a .safetensors file",
-        mend: "give the directory of a Hugging Face model, or one .safetensors file",
+        mend: "give the directory of a Hugging Face model, or one .safetensors or .gguf file",
     }))
 }
 
@@ -74,7 +79,7 @@ fn foreign(path: &Path) -> Option<Error> {
         || name.ends_with(".pt")
         || name.ends_with(".pth");
     let (format, mend) = match () {
-        () if name.ends_with(".gguf") => GGUF,
+        () if is_gguf(path) => GGUF,
         () if is_pickle => PICKLE,
         () => return None,
     };

@@ -109,6 +109,18 @@ impl Layer {
         bias_name(&self.attention(part))
     }
 
+    /// The key half of `kv_b_proj` as MLA-split GGUF files have it: per head the transpose of its rows,
+    /// `[heads * kv_lora_rank, qk_nope]`. No Hugging Face checkpoint has this name.
+    pub fn k_b_proj(self) -> String {
+        self.tensor("self_attn.k_b_proj.weight")
+    }
+
+    /// The value half of `kv_b_proj` as MLA-split GGUF files have it, `[heads * v, kv_lora_rank]`. No Hugging
+    /// Face checkpoint has this name.
+    pub fn v_b_proj(self) -> String {
+        self.tensor("self_attn.v_b_proj.weight")
+    }
+
     /// A weight of a dense layer's SwiGLU.
     pub fn mlp(self, part: Ffn) -> String {
         self.tensor(&format!("mlp.{}.weight", part.module()))

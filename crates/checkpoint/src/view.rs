@@ -13,7 +13,7 @@ pub struct TensorView<'a> {
     pub dtype: Dtype,
     /// Dimensions, outermost first; empty for a scalar.
     pub shape: &'a [usize],
-    /// Row-major elements, little-endian, `shape.product() * dtype.size()` bytes. Not aligned: a header of
+    /// Row-major elements (or blocks), little-endian, `dtype.byte_len(shape)` bytes. Not aligned: a header of
     /// any length may precede them.
     pub bytes: &'a [u8],
     /// The file that holds it, for messages.

@@ -154,8 +154,8 @@ fn a_path_without_a_checkpoint() {
     fs::write(dir.join("pytorch_model-00001-of-00002.bin"), b"").unwrap();
     expect_error(open(dir), is!(UnsupportedFormat), &["pytorch_model-00001", "pickle", "safe_serialization"]);
     fs::write(dir.join("V2-Lite.Q4_K_M.GGUF"), b"").unwrap();
-    expect_error(open(dir), is!(UnsupportedFormat), &["V2-Lite", "GGUF", "Hugging Face"]);
-    expect_error(open(&dir.join("V2-Lite.Q4_K_M.GGUF")), is!(UnsupportedFormat), &["GGUF"]);
+    expect_error(open(dir), is!(UnsupportedFormat), &["V2-Lite", "GGUF", "path of the .gguf file"]);
+    expect_error(open(&dir.join("V2-Lite.Q4_K_M.GGUF")), is!(Truncated), &["V2-Lite", "got 0"]);
 }
 
 /// A directory with shards `x` (tensor a) and `y` (tensor b), and the index given.

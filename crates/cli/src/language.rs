@@ -1,9 +1,8 @@
 //! The words of a model: tokenizer, chat template, recommended sampling.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use fathom_text::{ChatInput, ChatTemplate, Error, GenerationConfig, Message, ReasoningSplitter, Tokenizer};
+use fathom_engine::Language;
+use fathom_text::{ChatInput, ChatTemplate, Message, ReasoningSplitter, Tokenizer};
 use serde_json::{Map, Value};
 
 /// A prompt, ready for the model.
@@ -20,20 +19,6 @@ impl Prompt {
     }
 }
 
-/// The tokenizer of a model folder, or `None` if there is none.
-pub(crate) fn tokenizer_if_present(dir: &Path) -> Result<Option<Tokenizer>> {
-    match Tokenizer::from_dir(dir) {
-        Ok(tokenizer) => Ok(Some(tokenizer)),
-        Err(Error::NoTokenizer { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// What the authors recommend.
-pub(crate) fn recommendation(dir: &Path) -> Result<GenerationConfig> {
-    Ok(GenerationConfig::from_dir(dir)?)
-}
-
 /// Writes conversations down as the model was trained on them.
 pub(crate) struct ChatWriter<'a> {
     tokenizer: &'a Tokenizer,
@@ -42,9 +27,9 @@ pub(crate) struct ChatWriter<'a> {
 }
 
 impl<'a> ChatWriter<'a> {
-    /// Reads the template of a model folder. `thinking` is handed to templates that know it.
-    pub(crate) fn from_dir(dir: &Path, tokenizer: &'a Tokenizer, thinking: Option<bool>) -> Result<Self> {
-        let template = ChatTemplate::from_dir(dir)?;
+    /// With the model's own template. `thinking` is handed to templates that know it.
+    pub(crate) fn new(language: &Language, tokenizer: &'a Tokenizer, thinking: Option<bool>) -> Result<Self> {
+        let template = language.chat_template()?;
         let variables = thinking.map(|thinking| ("thinking".to_owned(), Value::from(thinking)));
         Ok(Self { tokenizer, template, variables: variables.into_iter().collect() })
     }

@@ -89,6 +89,10 @@ pub enum Error {
     #[error("stop strings need a tokenizer, and there is none; stop at token ids instead")]
     StopWithoutTokenizer,
 
+    /// A GGUF file's words cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] fathom_checkpoint::Error),
+
     /// The model refused.
     #[error(transparent)]
     Model(#[from] fathom_model::Error),

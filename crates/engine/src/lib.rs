@@ -13,6 +13,8 @@
 //!
 //! - [`Session`] answers a prompt: prefill in pieces, then step by step, with an [`Event`] for everything on the
 //!   way, by which the caller can end it; [`Completion`] is the result.
+//! - [`Language`] finds a model's tokenizer, chat template and recommended sampling, in a directory or a GGUF
+//!   file.
 //! - [`SamplingParams`] says how to choose; [`SamplingParams::validate`] is the one door, nothing behind it
 //!   re-checks.
 //! - [`Sampler`] chooses. Its order of operations stands in its documentation and nowhere else.
@@ -24,7 +26,7 @@
 //!
 //! **Invariant:** no part of a stop string that ended the answer, and no half character, is ever emitted.
 //!
-//! **Invariant:** never sees HTTP or files, never panics on logits or parameters from outside, and decides
+//! **Invariant:** never sees HTTP, reads no file but for [`Language`], never panics on logits or parameters from outside, and decides
 //! nothing by the clock: a session reads it only to report how long it took.
 
 #![forbid(unsafe_code)]
@@ -35,6 +37,7 @@ mod completion;
 mod defaults;
 mod error;
 mod finish;
+mod language;
 mod logprob;
 mod params;
 mod penalties;
@@ -51,6 +54,9 @@ pub use completion::{Completion, Event, Timings, TokenLogprobs};
 pub use defaults::eos_token_ids;
 pub use error::{Error, Result};
 pub use finish::{FinishReason, FinishRule};
+pub use language::{
+    Language, gguf_generation_config, gguf_generation_entries, gguf_vocabulary, gguf_vocabulary_entries,
+};
 pub use logprob::logprob;
 pub use params::SamplingParams;
 pub use sampler::{Sampled, Sampler};

@@ -2,12 +2,14 @@
 //!
 //! Shape × format × ISA: time, bandwidth of the weights where reading them is the limit (few rows),
 //! operations where multiplying is, the share of the limit measured in the same run, and the ratio
-//! to f32 weights on AVX-512 (or the best ISA below it). `cargo bench -p fathom-kernels -- 4` runs on four
-//! threads; the default is one per processor.
+//! to f32 weights on AVX-512 (or the best ISA below it). `cargo bench -p fathom-kernels --bench gemm -- 4`
+//! runs on four threads (the default is one per processor); names of formats and ISAs pick some of them:
+//! `-- 2 q4_k q8_0 avx512`.
 
-use fathom_kernels::gemm::WeightFormat;
+use fathom_kernels::gemm::{Precision, WeightFormat};
 use fathom_kernels::roofline::{Multiplier, Rate, gemm_rate, multiply_rate, read_bandwidth};
 use fathom_kernels::{Compute, Isa};
+use fathom_numeric::blocks::BlockFormat;
 
 /// Seconds per measurement.
 const SECONDS: f64 = 0.2;
@@ -30,11 +32,22 @@ const SHAPES: [(&str, [usize; 3]); 8] = [
     ("o_proj", [512, 2048, 2048]),
 ];
 
+/// Formats that run unless some are named.
+const FORMATS: [WeightFormat; 6] = [
+    WeightFormat::F32,
+    WeightFormat::Bf16,
+    WeightFormat::Block(BlockFormat::Fp8),
+    WeightFormat::Block(BlockFormat::Q8_0),
+    WeightFormat::Block(BlockFormat::Q4_0),
+    WeightFormat::Block(BlockFormat::Q4K),
+];
+
 /// What the machine allows on one ISA.
 struct Limits {
     read: f64,
     f32_flops: f64,
     tile_flops: Option<f64>,
+    int8_ops: Option<f64>,
 }
 
 impl Limits {
@@ -44,12 +57,16 @@ impl Limits {
             read: read_bandwidth(compute, READ_BYTES, SECONDS).best,
             f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
             tile_flops: multiply(Multiplier::Bf16Tiles),
+            int8_ops: multiply(Multiplier::Int8),
         }
     }
 
     fn flops(&self, format: WeightFormat) -> f64 {
         match (format, self.tile_flops) {
-            (WeightFormat::Bf16, Some(tiles)) => tiles,
+            (WeightFormat::Bf16 | WeightFormat::Block(BlockFormat::Fp8), Some(tiles)) => tiles,
+            (WeightFormat::Block(_), _) if format.precision() == Precision::Int8 => {
+                self.int8_ops.unwrap_or(self.f32_flops)
+            }
             _ => self.f32_flops,
         }
     }
@@ -62,7 +79,13 @@ fn main() {
         return;
     }
     let threads = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(0);
+    let named: Vec<WeightFormat> =
+        arguments.iter().filter_map(|argument| WeightFormat::from_name(argument)).collect();
+    let formats = if named.is_empty() { FORMATS.to_vec() } else { named };
+    let isas: Vec<Isa> =
+        Isa::available().filter(|isa| arguments.iter().any(|argument| argument == isa.name())).collect();
     let machines: Vec<(Compute, Limits)> = Isa::available()
+        .filter(|isa| isas.is_empty() || isas.contains(isa))
         .map(|isa| Compute::with_isa(isa, threads))
         .map(|compute| {
             let limits = Limits::measure(&compute);
@@ -73,11 +96,12 @@ fn main() {
         let tiles =
             limits.tile_flops.map_or(String::new(), |tiles| format!(", bf16 tiles {:.0}", tiles / 1e9));
         println!(
-            "{:<7} {} threads: read {:.1} GB/s, f32 {:.0} GFLOP/s{tiles}",
+            "{:<7} {} threads: read {:.1} GB/s, f32 {:.0} GFLOP/s, int8 {:.0} GOP/s{tiles}",
             compute.isa().name(),
             compute.threads(),
             limits.read / 1e9,
-            limits.f32_flops / 1e9
+            limits.f32_flops / 1e9,
+            limits.int8_ops.unwrap_or(0.0) / 1e9
         );
     }
     println!();
@@ -86,24 +110,24 @@ fn main() {
         "product", "[rows, n, k]", "format", "isa", "µs", "rate", "limit", "spread", "× f32"
     );
     for (name, shape) in SHAPES {
-        bench(name, shape, &machines);
+        bench(name, shape, &formats, &machines);
     }
 }
 
 /// All formats and ISAs of one shape.
-fn bench(name: &str, shape: [usize; 3], machines: &[(Compute, Limits)]) {
+fn bench(name: &str, shape: [usize; 3], formats: &[WeightFormat], machines: &[(Compute, Limits)]) {
     let [rows, n, k] = shape;
     let flops = 2.0 * (rows * n * k) as f64;
     let baseline = machines.iter().rev().find(|(compute, _)| compute.isa() <= Isa::Avx512);
     let baseline = baseline.map(|(compute, _)| gemm_rate(compute, WeightFormat::F32, shape, SECONDS).median);
-    for format in [WeightFormat::F32, WeightFormat::Bf16] {
+    for format in formats.iter().copied() {
         for (compute, limits) in machines {
-            // The reference takes seconds per product of a whole prompt.
-            if compute.isa() == Isa::Scalar && rows >= 512 {
+            // The reference takes seconds per product.
+            if compute.isa() == Isa::Scalar && (rows >= 48 || n * k > 8 << 20) {
                 continue;
             }
             let Rate { best, median } = gemm_rate(compute, format, shape, SECONDS);
-            let bytes_per_flop = (n * k * format.bytes_per_weight()) as f64 / flops;
+            let bytes_per_flop = format.bytes_of((n * k) as u64) as f64 / flops;
             let (rate, share) = if rows <= STREAMED_ROWS {
                 let bytes = median * bytes_per_flop;
                 (format!("{:.1} GB/s", bytes / 1e9), bytes / limits.read)

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub enum Isa {
     /// Portable Rust: the reference of every kernel.
     Scalar,
-    /// x86-64 with AVX2 and FMA: 8 f32 lanes.
+    /// x86-64 with AVX2, FMA and F16C: 8 f32 lanes.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 f32 lanes.
     Avx512,
@@ -79,7 +79,9 @@ fn parse_available(variable: &'static str, value: &str) -> Result<Isa> {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Isa {
-    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx2 = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
     let avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

@@ -12,7 +12,7 @@ macro_rules! per_isa {
             fn body($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($arg: $type),*) $(-> $result)? {
                 body($($arg),*)
             }

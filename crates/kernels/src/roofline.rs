@@ -104,6 +104,8 @@ pub enum Multiplier {
     F32,
     /// The AMX tile unit in bf16.
     Bf16Tiles,
+    /// Integer vectors of the ISA, u8 × i8 into i32: `vpdpbusd`, or `vpmaddubsw` with `vpmaddwd`.
+    Int8,
 }
 
 /// Operations per second (a product and a sum are two) that all threads do together, for about
@@ -114,7 +116,8 @@ pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) ->
         Multiplier::F32 => multiply_f32,
         #[cfg(target_arch = "x86_64")]
         Multiplier::Bf16Tiles if compute.isa >= Isa::Amx => |_| crate::gemm::amx_multiply_in_registers(500),
-        Multiplier::Bf16Tiles => return None,
+        Multiplier::Int8 if compute.isa > Isa::Scalar => multiply_int8,
+        Multiplier::Bf16Tiles | Multiplier::Int8 => return None,
     };
     // Long enough that threads starting apart do not matter.
     let pass = Duration::from_secs_f64((seconds / PASSES_MIN as f64).clamp(0.0, 0.05));
@@ -141,6 +144,23 @@ fn multiply_f32(isa: Isa) -> f64 {
         _ => in_registers::scalar(TURNS),
     };
     2.0 * (TURNS * lanes) as f64
+}
+
+/// As [`multiply_f32`] for integer vectors; the scalar ISA has none.
+fn multiply_int8(isa: Isa) -> f64 {
+    const TURNS: usize = 20_000;
+    let products = match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: detected here.
+        Isa::Avx512 | Isa::Amx if is_x86_feature_detected!("avx512vnni") => unsafe {
+            in_registers::vnni(TURNS)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an Isa value other than Scalar exists only after detection.
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { in_registers::maddubs(TURNS) },
+        _ => unreachable!("asked only of vector ISAs"),
+    };
+    2.0 * (TURNS * products) as f64
 }
 
 /// Twelve chains of `sum = sum · a + b`: two units with a latency of four to five cycles need ten.
@@ -180,6 +200,41 @@ mod in_registers {
         }
         black_box(sums);
         CHAINS * 8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) fn vnni(turns: usize) -> usize {
+        use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_set1_epi8, _mm512_setzero_si512};
+        let (a, b) = black_box((_mm512_set1_epi8(1), _mm512_set1_epi8(-1)));
+        let mut sums = [_mm512_setzero_si512(); CHAINS];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        CHAINS * 64
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn maddubs(turns: usize) -> usize {
+        use std::arch::x86_64::{
+            _mm256_add_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16,
+            _mm256_setzero_si256,
+        };
+        let (a, b) = black_box((_mm256_set1_epi8(1), _mm256_set1_epi16(1)));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                // The operand depends on the sum, or the products would be made once.
+                let pairs = _mm256_maddubs_epi16(a, *sum);
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, b));
+            }
+        }
+        black_box(sums);
+        CHAINS * 32
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -34,6 +34,15 @@ pub enum Error {
     )]
     UnexpectedTensors { path: PathBuf, count: usize, first: String },
 
+    #[error("{} is no GGUF file, so it has no configuration in it", path.display())]
+    NoGguf { path: PathBuf },
+
+    #[error(
+        "this configuration cannot be written as GGUF: {field} is {got}, and llama.cpp computes only {expected}; \
+         write safetensors instead"
+    )]
+    NotInGguf { field: &'static str, got: String, expected: &'static str },
+
     #[error(transparent)]
     Checkpoint(#[from] fathom_checkpoint::Error),
 

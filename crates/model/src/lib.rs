@@ -5,9 +5,9 @@
 //! any number of sequences, writes their latents to a [`LatentCache`], and returns logits. Read it
 //! top-down: `transformer.rs` (the pass), `mla.rs` (attention in both forms, and when which),
 //! `moe.rs` (experts), `mtp.rs`; `config/` (fields and what they mean), `manifest.rs` (every
-//! tensor a configuration has), `load.rs` (checkpoint to packed weights), `accounting/`
+//! tensor a configuration has), `load/` (checkpoint to packed weights, held as `storage.rs` says), `accounting/`
 //! (parameters, bytes and operations, counted from the configuration alone), `synthesize/`
-//! (random checkpoints of any configuration).
+//! (random checkpoints of any configuration), `export.rs` (GGUF files that llama.cpp loads).
 //!
 //! Paper symbols, HF's names and ours are side by side in `docs/glossary.md`.
 //!
@@ -25,6 +25,7 @@ mod batch;
 mod cache;
 pub mod config;
 mod error;
+pub mod export;
 mod load;
 pub mod manifest;
 mod mla;
@@ -32,6 +33,7 @@ mod moe;
 mod mtp;
 mod observe;
 pub mod presets;
+mod storage;
 pub mod synthesize;
 mod transformer;
 mod weights;
@@ -45,5 +47,6 @@ pub use load::{LoadOptions, Progress};
 pub use mla::{AttentionForm, cheaper_form};
 pub use mtp::MtpSegment;
 pub use observe::{Observed, Observer, Routing};
+pub use storage::Storage;
 pub use transformer::{ForwardOptions, Model};
 pub use workspace::Workspace;

@@ -84,7 +84,8 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
 }
 
 /// Checks that `checkpoint` holds the tensors of `config` with their shapes, in a dtype that can be
-/// loaded, and no others; those of MTP layers may be missing unless `mtp`. Returns the bytes of
+/// loaded, and no others; those of MTP layers may be missing unless `mtp`, and `kv_b_proj` may be in
+/// its two halves, as GGUF files have it. Returns the bytes of
 /// what a model with or without them reads. Of the data only vectors and block scales are read, so
 /// that a damaged checkpoint is refused before a long load begins.
 ///
@@ -93,7 +94,7 @@ pub fn tensors(config: &Config) -> Vec<TensorSpec> {
 pub fn check(config: &Config, checkpoint: &Checkpoint, mtp: bool) -> Result<u64> {
     let mut known = BTreeSet::new();
     let mut bytes = 0;
-    for spec in tensors(config) {
+    for spec in held(config, checkpoint) {
         let wanted = mtp || spec.part != Part::Mtp;
         let view = checkpoint.find(&spec.name);
         if view.is_some() || (wanted && !spec.optional) {
@@ -120,6 +121,40 @@ pub fn check(config: &Config, checkpoint: &Checkpoint, mtp: bool) -> Result<u64>
             first: first.to_owned(),
         }),
     }
+}
+
+/// The tensors of `config`, `kv_b_proj` replaced by its halves where `checkpoint` has only those, and beside
+/// them (optional) where it has both.
+fn held(config: &Config, checkpoint: &Checkpoint) -> Vec<TensorSpec> {
+    let mut specs = Vec::new();
+    for spec in tensors(config) {
+        let halves = kv_b_halves(config, &spec);
+        let is_split = halves.iter().flatten().any(|half| checkpoint.contains(&half.name));
+        let is_whole = checkpoint.contains(&spec.name);
+        if is_whole || !is_split {
+            specs.push(spec);
+        }
+        if is_split {
+            let halves = halves.into_iter().flatten();
+            specs.extend(halves.map(|half| TensorSpec { optional: is_whole, ..half }));
+        }
+    }
+    specs
+}
+
+/// The halves of a `kv_b_proj` ([`Layer::k_b_proj`], [`Layer::v_b_proj`]); `None` of any other tensor.
+fn kv_b_halves(config: &Config, whole: &TensorSpec) -> Option<[TensorSpec; 2]> {
+    let base = whole.name.strip_suffix("kv_b_proj.weight")?;
+    let (heads, latent) = (config.num_attention_heads, config.kv_lora_rank);
+    let half = |own: &str, shape: [usize; 2]| TensorSpec {
+        name: format!("{base}{own}.weight"),
+        shape: shape.to_vec(),
+        ..whole.clone()
+    };
+    Some([
+        half("k_b_proj", [heads * latent, config.qk_nope_head_dim]),
+        half("v_b_proj", [heads * config.v_head_dim, latent]),
+    ])
 }
 
 struct List<'a> {

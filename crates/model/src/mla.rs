@@ -14,7 +14,9 @@ use std::ops::Range;
 
 use fathom_kernels::Compute;
 use fathom_kernels::attention::{LatentRows, absorbed, expanded};
-use fathom_kernels::gemm::{Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Rows, gemm};
+use fathom_kernels::gemm::{
+    Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Precisions, Rows, gemm,
+};
 use fathom_kernels::rmsnorm::rmsnorm;
 use fathom_kernels::rope::Heads;
 
@@ -114,7 +116,7 @@ impl Attention<'_> {
         let (heads, hidden) = (config.num_attention_heads, config.hidden_size);
         let stride = w.qkv_a.rows();
         let q_cols = stride - config.latent_width();
-        space.activations.prepare(compute, w.format(), Rows::dense(x, hidden));
+        space.activations.prepare(compute, w.qkv_a.format(), Rows::dense(x, hidden));
         let qkv_a = room(&mut space.qkv_a, rows * stride);
         let product = [Group::whole(&w.qkv_a, &space.activations)];
         gemm(compute, &space.activations, &product, Epilogue::Store, Output { values: qkv_a, stride });
@@ -136,7 +138,7 @@ impl Attention<'_> {
                     LATENT_NORM_EPS,
                     q_latent,
                 );
-                space.activations.prepare(compute, w.format(), Rows::dense(q_latent, q_cols));
+                space.activations.prepare(compute, q_b.format(), Rows::dense(q_latent, q_cols));
                 let stride = heads * query;
                 let q = room(&mut space.q, rows * stride);
                 let product = [Group::whole(q_b, &space.activations)];
@@ -162,7 +164,7 @@ impl Attention<'_> {
         if !space.absorbed.rows.is_empty() {
             self.absorbed(w, cache, q, &mut space.activations, &mut space.absorbed, values);
         }
-        space.activations.prepare(compute, w.format(), Rows::dense(values, width));
+        space.activations.prepare(compute, w.o_proj.format(), Rows::dense(values, width));
         let product = [Group::whole(&w.o_proj, &space.activations)];
         gemm(compute, &space.activations, &product, Epilogue::Store, Output { values: out, stride: hidden });
     }
@@ -223,7 +225,9 @@ impl Attention<'_> {
             cached.read(compute, keys.clone(), 0..latent, latents);
             let k_rope = room(&mut space.k_rope, count * rope);
             cached.read(compute, keys.clone(), latent..latent + rope, k_rope);
-            activations.prepare(compute, w.format(), Rows::dense(latents, latent));
+            let formats: Precisions =
+                [&w.w_uk[0], &w.w_uv[0]].map(|matrix| matrix.format()).into_iter().collect();
+            activations.prepare(compute, formats, Rows::dense(latents, latent));
             let groups: Vec<Group<'_>> = (0..heads)
                 .flat_map(|head| {
                     let part = |weights, y_col| Group { weights, rows: 0..count, x_col: 0, y_col };
@@ -258,7 +262,7 @@ impl Attention<'_> {
         // q^A_i = W^UK_iᵀ q^C_i, then the rotary part behind it.
         let x = Rows { values: q.values, cols: heads * query, stride: q.stride };
         let absorbed_rows = Gathered { rows, largest: rows, source_rows: |row: usize| space.rows[row] };
-        activations.gather(compute, w.format(), x, absorbed_rows);
+        activations.gather(compute, w.w_uk_transposed[0].format(), x, absorbed_rows);
         let absorbed = room(&mut space.q, rows * heads * width);
         let groups = head_groups(&w.w_uk_transposed, rows, query, width);
         gemm(
@@ -279,7 +283,7 @@ impl Attention<'_> {
         let mixed = room(&mut space.mixed, rows * heads * latent);
         absorbed::attend(compute, shape, &queries, absorbed, &mut space.partials, mixed);
 
-        activations.prepare(compute, w.format(), Rows::dense(mixed, heads * latent));
+        activations.prepare(compute, w.w_uv[0].format(), Rows::dense(mixed, heads * latent));
         let out = room(&mut space.values, rows * heads * value);
         let groups = head_groups(&w.w_uv, rows, latent, value);
         gemm(compute, activations, &groups, Epilogue::Store, Output { values: out, stride: heads * value });

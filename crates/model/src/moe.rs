@@ -6,7 +6,9 @@
 
 use fathom_kernels::Compute;
 use fathom_kernels::combine::{Choices, sum_experts};
-use fathom_kernels::gemm::{Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Rows, gemm};
+use fathom_kernels::gemm::{
+    Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Precisions, Rows, gemm,
+};
 
 use crate::observe::Routing;
 use crate::weights::{Mlp, Moe};
@@ -66,19 +68,22 @@ impl Moe {
         let FeedForwardSpace { activations, inner, outputs, ids, weights, dispatch, .. } = space;
         dispatch.group(ids, rows, self);
         let slots = dispatch.rows.len();
-        let width = self.experts[0].width;
+        let width = self.width;
+        let precisions = |matrix: fn(&Mlp) -> &PackedMatrix| -> Precisions {
+            self.experts.iter().map(|expert| matrix(expert).format()).collect()
+        };
 
-        let format = self.experts[0].gate_up.format();
         let largest = dispatch.largest();
         let by_expert = Gathered { rows: slots, largest, source_rows: |slot: usize| dispatch.rows[slot] };
-        activations.gather(compute, format, x, by_expert);
+        activations.gather(compute, precisions(|expert| &expert.gate_up), x, by_expert);
         let inner = room(inner, slots * width);
         let epilogue = Epilogue::SwiGlu { width };
         let groups = dispatch.groups(|expert| &self.experts[expert].gate_up);
         gemm(compute, activations, &groups, epilogue, Output { values: inner, stride: width });
 
         let in_place = Gathered { rows: slots, largest, source_rows: |slot| slot };
-        activations.gather(compute, format, Rows::dense(inner, width), in_place);
+        self.clear_beyond(&dispatch.starts, inner);
+        activations.gather(compute, precisions(|expert| &expert.down), Rows::dense(inner, width), in_place);
         let outputs = room(outputs, slots * hidden);
         let groups = dispatch.groups(|expert| &self.experts[expert].down);
         gemm(compute, activations, &groups, Epilogue::Store, Output { values: outputs, stride: hidden });
@@ -86,6 +91,16 @@ impl Moe {
         let (weighted, each) = (self.router.top_k, self.router.top_k + self.shared);
         let choices = Choices { slots: &dispatch.slots, each, weights, weighted };
         sum_experts(compute, choices, outputs, hidden, out);
+    }
+
+    /// Zeroes behind the outputs of experts that are narrower than others: blocks of weights may reach there.
+    fn clear_beyond(&self, starts: &[usize], inner: &mut [f32]) {
+        for (expert, ends) in self.experts.iter().zip(starts.windows(2)).filter(|(e, _)| e.width < self.width)
+        {
+            for row in inner[ends[0] * self.width..ends[1] * self.width].chunks_exact_mut(self.width) {
+                row[expert.width..].fill(0.0);
+            }
+        }
     }
 
     fn route(&self, compute: &Compute, x: Rows<'_>, space: &mut FeedForwardSpace) {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use fathom_checkpoint::Checkpoint;
 use fathom_kernels::Compute;
 use fathom_kernels::attention::CacheFormat;
 use fathom_kernels::combine;
@@ -24,7 +23,8 @@ use crate::{Config, Result};
 pub struct Model {
     config: Config,
     compute: Compute,
-    format: WeightFormat,
+    /// What is not in blocks is held so.
+    floats: WeightFormat,
     pub(crate) weights: Weights,
     pub(crate) rope: Rope,
 }
@@ -39,22 +39,19 @@ pub struct ForwardOptions<'a> {
 }
 
 impl Model {
-    /// Loads the checkpoint in `dir` (`config.json` and safetensors), converting every weight to
-    /// `options.format` once.
+    /// Loads the checkpoint in `dir` (`config.json` and safetensors, or a `.gguf` file), holding every weight as
+    /// `options.storage` says.
     ///
     /// # Errors
     /// If the configuration or a tensor is missing, damaged, of the wrong shape or not supported.
     pub fn load(dir: &Path, compute: Compute, options: LoadOptions, progress: Progress<'_>) -> Result<Self> {
         let config = Config::read(dir)?;
-        let mut checkpoint = Checkpoint::open(dir)?;
-        if let Some(block) = config.weight_block_size {
-            checkpoint.set_fp8_block(block)?;
-        }
-        let weights = load::weights(&config, &checkpoint, &compute, options, progress)?;
+        let checkpoint = config.open_checkpoint(dir)?;
+        let weights = load::weights(&config, &checkpoint, &compute, &options, progress)?;
         let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.qk_rope_head_dim);
         let factor = config.rope_scaling.rotation_factor();
         let rope = Rope::new(&frequencies, factor);
-        Ok(Self { config, compute, format: options.format, weights, rope })
+        Ok(Self { config, compute, floats: options.storage.floats, weights, rope })
     }
 
     /// The configuration.
@@ -67,9 +64,9 @@ impl Model {
         &self.compute
     }
 
-    /// How weights are stored.
+    /// How most weights are held.
     pub fn format(&self) -> WeightFormat {
-        self.format
+        self.weights.main_format()
     }
 
     /// Bytes of packed weights.
@@ -82,11 +79,11 @@ impl Model {
         self.weights.bytes_per_token()
     }
 
-    /// How this model's latents are cached: in the precision of its weights.
+    /// How this model's latents are cached: f32 where all weights are, else bf16.
     pub fn cache_format(&self) -> CacheFormat {
-        match self.format {
+        match self.floats {
             WeightFormat::F32 => CacheFormat::F32,
-            WeightFormat::Bf16 => CacheFormat::Bf16,
+            _ => CacheFormat::Bf16,
         }
     }
 

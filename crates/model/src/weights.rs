@@ -2,7 +2,8 @@
 
 use fathom_kernels::gemm::{PackedMatrix, WeightFormat};
 use fathom_kernels::router::Router;
-use fathom_numeric::bf16;
+use fathom_numeric::blocks::BlockFormat;
+use fathom_numeric::{bf16, f16};
 
 /// Everything a forward pass reads.
 #[derive(Debug)]
@@ -20,7 +21,10 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) enum Embedding {
     F32(Vec<f32>),
+    F16(Vec<f16>),
     Bf16(Vec<bf16>),
+    /// Rows of blocks.
+    Blocks(BlockFormat, Vec<u8>),
     /// The rows are those of `lm_head`.
     Tied,
 }
@@ -80,8 +84,11 @@ pub(crate) struct Moe {
     /// that every token goes to with weight 1 they compute the same sum, and all experts of a
     /// step run in one region.
     pub(crate) experts: Vec<Mlp>,
-    /// How many of `experts` are shared.
+    /// How many of `experts` are shared. (Where `down` is stored in long blocks, the shared SwiGLU may be
+    /// cut into more and narrower ones than `n_shared_experts`.)
     pub(crate) shared: usize,
+    /// `moe_intermediate_size`: no expert is wider.
+    pub(crate) width: usize,
 }
 
 /// A multi-token-prediction module (V3 §2.2); embedding and head are the main model's.
@@ -102,9 +109,17 @@ impl Weights {
         let first = token as usize * out.len();
         match &self.embedding {
             Embedding::F32(rows) => out.copy_from_slice(&rows[first..first + out.len()]),
+            Embedding::F16(rows) => {
+                let row = &rows[first..first + out.len()];
+                out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_f32());
+            }
             Embedding::Bf16(rows) => {
                 let row = &rows[first..first + out.len()];
                 out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_f32());
+            }
+            Embedding::Blocks(format, rows) => {
+                let len = format.row_bytes(out.len());
+                format.decode(&rows[token as usize * len..][..len], out);
             }
             Embedding::Tied => self.lm_head.read_row(token as usize, out),
         }
@@ -114,12 +129,23 @@ impl Weights {
     pub(crate) fn bytes(&self) -> usize {
         let embedding = match &self.embedding {
             Embedding::F32(rows) => rows.len() * 4,
+            Embedding::F16(rows) => rows.len() * 2,
             Embedding::Bf16(rows) => rows.len() * 2,
+            Embedding::Blocks(_, rows) => rows.len(),
             Embedding::Tied => 0,
         };
         let layers: usize = self.layers.iter().map(DecoderLayer::bytes).sum();
         let mtp: usize = self.mtp.iter().map(|module| module.eh_proj.bytes() + module.layer.bytes()).sum();
         embedding + layers + mtp + self.lm_head.bytes()
+    }
+
+    /// The format that most bytes of layers are in.
+    pub(crate) fn main_format(&self) -> WeightFormat {
+        match self.layers.last().map(|layer| &layer.ffn) {
+            Some(FeedForward::Moe(moe)) => moe.experts[0].gate_up.format(),
+            Some(FeedForward::Dense(mlp)) => mlp.gate_up.format(),
+            None => self.lm_head.format(),
+        }
     }
 
     /// Bytes of weights a decode step of one token reads: everything but the embedding and the
@@ -143,7 +169,8 @@ impl DecoderLayer {
             FeedForward::Dense(mlp) => mlp.bytes(),
             FeedForward::Moe(moe) => {
                 let expert = moe.experts.first().map_or(0, Mlp::bytes);
-                moe.gate.bytes() + (moe.router.top_k + moe.shared) * expert
+                let shared = moe.experts[moe.router.experts..].iter().map(Mlp::bytes).sum::<usize>();
+                moe.gate.bytes() + moe.router.top_k * expert + shared
             }
         };
         self.attention.bytes() + ffn
@@ -155,10 +182,6 @@ impl AttentionWeights {
     fn bytes(&self) -> usize {
         let q_b = self.q_b.as_ref().map_or(0, |(_, q_b)| q_b.bytes());
         self.qkv_a.bytes() + q_b + sum(&self.w_uk_transposed) + sum(&self.w_uv) + self.o_proj.bytes()
-    }
-
-    pub(crate) fn format(&self) -> WeightFormat {
-        self.qkv_a.format()
     }
 }
 

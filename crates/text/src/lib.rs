@@ -5,6 +5,7 @@
 //!
 //! - [`Tokenizer`] encodes and decodes exactly as Hugging Face does, from a model folder's
 //!   `tokenizer.json` and `tokenizer_config.json` ([`TokenizerConfig`]);
+//! - [`GgufVocabulary`] is the same in the form of GGUF metadata;
 //! - [`StreamDecoder`] turns ids into text one at a time, as they are sampled;
 //! - [`ChatTemplate`] renders [`Message`]s into the prompt that the model was trained on;
 //! - [`ReasoningSplitter`] separates `<think> … </think>` from the answer while the text streams;
@@ -33,6 +34,8 @@ mod error;
 mod files;
 mod fit;
 mod generation_config;
+pub mod gguf;
+mod pre_tokenizer;
 mod python;
 mod reasoning;
 mod stream;
@@ -44,6 +47,7 @@ pub use config::{NamedTemplate, SpecialTokens, TokenizerConfig};
 pub use error::{Error, Result};
 pub use fit::fit_vocabulary;
 pub use generation_config::GenerationConfig;
+pub use gguf::GgufVocabulary;
 pub use reasoning::{Piece, ReasoningSplitter};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;

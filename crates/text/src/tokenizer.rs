@@ -54,7 +54,7 @@ impl Tokenizer {
         Self::build(tokenizer_json, Path::new(TOKENIZER), config.cloned().unwrap_or_default())
     }
 
-    fn build(bytes: &[u8], file: &Path, config: TokenizerConfig) -> Result<Self> {
+    pub(crate) fn build(bytes: &[u8], file: &Path, config: TokenizerConfig) -> Result<Self> {
         let outline = Outline::check(bytes, file)?;
         let mut inner =
             guarded(|| HfTokenizer::from_bytes(bytes)).map_err(|reason| malformed(file, reason))?;

@@ -1,6 +1,7 @@
-//! One safetensors file, streamed to a temporary name beside its own and renamed when complete.
+//! One file of tensors, streamed to a temporary name beside its own and renamed when complete. What stands
+//! before the tensors and where each begins is the format's business ([`Layout`]).
 
-use super::plan::{self, Layout, Placed, TensorPlan};
+use super::plan::{Layout, Placed};
 use super::space;
 use crate::{Dtype, Error, Result};
 use fathom_numeric::{bf16, f16};
@@ -13,10 +14,10 @@ pub(crate) const PARTIAL: &str = ".partial";
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Writes one `.safetensors` file, tensor after tensor in the order of the plan. Dropped before
-/// [`SafetensorsWriter::finish`], it leaves nothing behind.
+/// Writes one file, tensor after tensor in the order of the plan. Dropped before [`FileWriter::finish`], it
+/// leaves nothing behind.
 #[derive(Debug)]
-pub struct SafetensorsWriter {
+pub(crate) struct FileWriter {
     path: PathBuf,
     partial: PathBuf,
     /// `None` once the file is closed.
@@ -30,23 +31,20 @@ pub struct SafetensorsWriter {
     position: u64,
     /// Bytes of the file not yet written, for the message when the disk is full.
     remaining: u64,
+    /// Length of the whole file, padding at its end included.
+    file_bytes: u64,
 }
 
-impl SafetensorsWriter {
-    /// Begins `path` (or where a symbolic link of that name leads), to be written as `plan` says. A file
-    /// already there stays until [`SafetensorsWriter::finish`] replaces it.
-    ///
-    /// # Errors
-    /// A name planned twice, a size that overflows, [`Error::NotRegular`], no space, or I/O.
-    pub fn create(path: &Path, plan: Vec<TensorPlan>) -> Result<Self> {
-        let lengths = plan::lengths(path, &plan)?;
-        let layout = plan::lay_out(plan, &lengths);
+impl FileWriter {
+    /// Begins `path` (or where a symbolic link of that name leads). A file already there stays until
+    /// [`FileWriter::finish`] replaces it.
+    pub(crate) fn create(path: &Path, layout: Layout) -> Result<Self> {
         let path = destination(path)?;
         space::require(directory_of(&path), layout.file_bytes)?;
         Self::start(&path, layout)
     }
 
-    /// The same for a layout whose space has been checked.
+    /// The same where path and space have been checked.
     pub(crate) fn start(path: &Path, layout: Layout) -> Result<Self> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(PARTIAL);
@@ -61,6 +59,7 @@ impl SafetensorsWriter {
             written: 0,
             position: 0,
             remaining: layout.file_bytes,
+            file_bytes: layout.file_bytes,
         };
         writer.put(&layout.header)?;
         Ok(writer)
@@ -70,7 +69,7 @@ impl SafetensorsWriter {
     ///
     /// # Errors
     /// [`Error::WriteLength`] if the one before is incomplete, [`Error::WriteOrder`] if another is next.
-    pub fn begin(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn begin(&mut self, name: &str) -> Result<()> {
         self.expect_complete()?;
         let next = self.tensors.get(self.begun);
         let Some(next) = next.filter(|next| next.name == name) else {
@@ -95,7 +94,7 @@ impl SafetensorsWriter {
     ///
     /// # Errors
     /// [`Error::WriteLength`] if they are more than planned, [`Error::NoSpace`], or I/O.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.written + bytes.len() as u64;
         let planned = self.current().map_or(0, |tensor| tensor.length);
         if written > planned {
@@ -109,8 +108,8 @@ impl SafetensorsWriter {
     /// Appends `values`, rounded to the planned dtype (F32, F16 or BF16; to nearest, ties to even).
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::write`]; [`Error::WrongDtype`] for a tensor planned as anything else.
-    pub fn write_f32(&mut self, values: &[f32]) -> Result<()> {
+    /// As [`FileWriter::write`]; [`Error::WrongDtype`] for a tensor planned as anything else.
+    pub(crate) fn write_f32(&mut self, values: &[f32]) -> Result<()> {
         // On the stack, so that streaming a model allocates nothing.
         const CHUNK: usize = 1024;
         let mut bytes = [0; CHUNK * 4];
@@ -141,7 +140,7 @@ impl SafetensorsWriter {
     /// # Errors
     /// [`Error::WriteLength`] or [`Error::WriteOrder`] if a tensor is incomplete or missing, [`Error::NoSpace`],
     /// or I/O.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.close()?;
         self.publish()
     }
@@ -153,8 +152,10 @@ impl SafetensorsWriter {
             let (expected, got) = (next.name.clone(), "the end".to_owned());
             return Err(Error::WriteOrder { path: self.path.clone(), expected, got });
         }
+        let file_bytes = self.file_bytes;
         self.attempt(|out| {
             out.flush()?;
+            out.get_ref().set_len(file_bytes)?;
             out.get_ref().sync_all()
         })?;
         self.out = None;
@@ -205,7 +206,7 @@ impl SafetensorsWriter {
     }
 }
 
-impl Drop for SafetensorsWriter {
+impl Drop for FileWriter {
     fn drop(&mut self) {
         // Into parts first: dropping the BufWriter itself would write its buffer to the disk once more.
         if let Some(out) = self.out.take() {
@@ -266,6 +267,7 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{SafetensorsWriter, TensorPlan};
 
     #[test]
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Writing safetensors: the shapes first, then the bytes, then the names.
+//! Writing safetensors (and, in `gguf/write.rs`, GGUF): the shapes first, then the bytes, then the names.
 //!
 //! [`SafetensorsWriter`] writes one file, [`ShardedWriter`] a checkpoint of as many as are needed. Both know
 //! every byte's place before they write one, take the tensors in the planned order in pieces of any size,
@@ -6,11 +6,15 @@
 
 mod file;
 mod plan;
+mod safetensors;
 mod sharded;
 mod space;
 
-pub use file::{SafetensorsWriter, destination};
+pub(crate) use file::FileWriter;
+pub use file::destination;
 pub use plan::TensorPlan;
+pub(crate) use plan::{Layout, Placed, lengths};
+pub use safetensors::SafetensorsWriter;
 pub use sharded::{ShardedWriter, WriteOptions};
 
 use crate::{Dtype, Result};

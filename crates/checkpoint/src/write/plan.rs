@@ -10,9 +10,9 @@ use std::path::Path;
 pub struct TensorPlan {
     /// Its name in the file.
     pub name: String,
-    /// What its elements are.
+    /// What its elements are. Blocks go into a safetensors file as [`Dtype::carried`] says.
     pub dtype: Dtype,
-    /// Dimensions, outermost first.
+    /// Dimensions in elements, outermost first.
     pub shape: Vec<usize>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn lengths(path: &Path, plan: &[TensorPlan]) -> Result<Vec<u64>> {
 /// leave them at one. Among equal sizes the order of the plan stays.
 pub(crate) fn lay_out(plan: Vec<TensorPlan>, lengths: &[u64]) -> Layout {
     let mut order: Vec<usize> = (0..plan.len()).collect();
-    order.sort_by_key(|&tensor| std::cmp::Reverse(plan[tensor].dtype.size()));
+    order.sort_by_key(|&tensor| std::cmp::Reverse(plan[tensor].dtype.carried(&[]).0.size()));
 
     let mut json = Map::new();
     json.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
@@ -88,7 +88,8 @@ pub(crate) fn lay_out(plan: Vec<TensorPlan>, lengths: &[u64]) -> Layout {
     for tensor in order {
         let (begin, end) = (data_bytes, data_bytes + lengths[tensor]);
         let TensorPlan { name, dtype, shape } = &plan[tensor];
-        let entry = json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [begin, end] });
+        let (carried, shape) = dtype.carried(shape);
+        let entry = json!({ "dtype": carried.name(), "shape": shape, "data_offsets": [begin, end] });
         json.insert(name.clone(), entry);
         begins[tensor] = begin;
         data_bytes = end;

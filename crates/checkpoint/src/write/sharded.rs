@@ -1,7 +1,7 @@
 //! A checkpoint in the form that transformers writes: `model.safetensors`, or shards
 //! `model-00001-of-0000N.safetensors` and an index.
 
-use super::file::{PARTIAL, SafetensorsWriter, destination, sync_directory};
+use super::file::{FileWriter, PARTIAL, destination, sync_directory};
 use super::plan::{self, Layout, TensorPlan};
 use super::space;
 use crate::locate::{INDEX, SINGLE};
@@ -36,8 +36,8 @@ impl Default for WriteOptions {
 pub struct ShardedWriter {
     dir: PathBuf,
     pending: VecDeque<(String, Layout)>,
-    current: Option<SafetensorsWriter>,
-    closed: Vec<SafetensorsWriter>,
+    current: Option<FileWriter>,
+    closed: Vec<FileWriter>,
     /// File names of all shards.
     shards: Vec<String>,
     /// `None` for a single file.
@@ -94,7 +94,7 @@ impl ShardedWriter {
     /// Begins the next tensor of the plan, which must be `name`.
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::begin`].
+    /// As [`SafetensorsWriter::begin`](crate::SafetensorsWriter::begin).
     pub fn begin(&mut self, name: &str) -> Result<()> {
         while self.current()?.is_full() && !self.pending.is_empty() {
             self.next_shard()?;
@@ -105,7 +105,7 @@ impl ShardedWriter {
     /// Appends `bytes` to the tensor begun last.
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::write`].
+    /// As [`SafetensorsWriter::write`](crate::SafetensorsWriter::write).
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.current()?.write(bytes)
     }
@@ -113,7 +113,7 @@ impl ShardedWriter {
     /// Appends `values`, rounded to the planned dtype.
     ///
     /// # Errors
-    /// As [`SafetensorsWriter::write_f32`].
+    /// As [`SafetensorsWriter::write_f32`](crate::SafetensorsWriter::write_f32).
     pub fn write_f32(&mut self, values: &[f32]) -> Result<()> {
         self.current()?.write_f32(values)
     }
@@ -145,7 +145,7 @@ impl ShardedWriter {
     }
 
     /// The open shard. There is one from `create` to `finish`, unless closing it or opening the next failed.
-    fn current(&mut self) -> Result<&mut SafetensorsWriter> {
+    fn current(&mut self) -> Result<&mut FileWriter> {
         self.current.as_mut().ok_or_else(|| Error::WriteOrder {
             path: self.dir.clone(),
             expected: "nothing more after an error".to_owned(),
@@ -164,7 +164,7 @@ impl ShardedWriter {
     fn next_shard(&mut self) -> Result<()> {
         self.close_current()?;
         let (shard, layout) = self.pending.pop_front().expect("asked for only while there is one");
-        self.current = Some(SafetensorsWriter::start(&self.dir.join(shard), layout)?);
+        self.current = Some(FileWriter::start(&self.dir.join(shard), layout)?);
         Ok(())
     }
 }

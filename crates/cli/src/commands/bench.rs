@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::interrupt::{self, Interrupted, Second};
-use crate::model_args::{Dtype, ModelArgs, read_config};
+use crate::model_args::{ModelArgs, StorageArgs, read_config};
 
 /// Measure prefill and decode speed against what the machine allows.
 ///
@@ -36,9 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", required_unless_present = "roofline")]
     model: Option<PathBuf>,
 
-    /// How weights are held in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    dtype: Dtype,
+    #[command(flatten)]
+    storage: StorageArgs,
 
     /// Threads to compute with; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -118,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         bar.finish_and_clear();
         return print(&limits, args.json, || json!(limits));
     };
-    let model_args = ModelArgs { model: dir.clone(), dtype: args.dtype, threads: args.threads };
+    let model_args = ModelArgs { model: dir.clone(), storage: args.storage.clone(), threads: args.threads };
     // Before minutes of loading.
     plan.check(&read_config(dir)?)?;
     let model = model_args.load(false)?;

@@ -4,14 +4,16 @@ use std::io::stderr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use fathom_engine::{Completion, FinishReason, SamplingParams, Session, check_prompt, eos_token_ids};
+use fathom_engine::{
+    Completion, FinishReason, Language, SamplingParams, Session, check_prompt, eos_token_ids,
+};
 use fathom_text::Tokenizer;
 
 use crate::answer::Answer;
 use crate::commands::generate::stream;
 use crate::conversation::{Conversation, HELP, Reply, Typed};
 use crate::interrupt::{self, Second};
-use crate::language::{self, ChatWriter, Prompt};
+use crate::language::{ChatWriter, Prompt};
 use crate::line_reader::{LineReader, Read};
 use crate::model_args::{ModelArgs, read_config};
 use crate::sampling_args::SamplingArgs;
@@ -52,10 +54,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let dir = &args.model.model;
     let config = read_config(dir)?;
-    let tokenizer = Tokenizer::from_dir(dir)?;
+    let language = Language::open(dir)?;
+    let tokenizer = language.tokenizer()?;
     let thinking = (args.think || args.no_think).then_some(args.think);
-    let writer = ChatWriter::from_dir(dir, &tokenizer, thinking)?;
-    let recommendation = language::recommendation(dir)?;
+    let writer = ChatWriter::new(&language, &tokenizer, thinking)?;
+    let recommendation = language.recommendation()?;
     let params = args.sampling.params(&recommendation);
     args.sampling.check(&params, dir, config.vocab_size)?;
     check_prompt(&config, args.sampling.context, &[0])?;

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use fathom_engine::{Completion, Event, SamplingParams, Session, TokenLogprobs, check_prompt, eos_token_ids};
+use fathom_engine::{
+    Completion, Event, Language, SamplingParams, Session, TokenLogprobs, check_prompt, eos_token_ids,
+};
 use fathom_text::{Message, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::answer::Answer;
 use crate::input;
 use crate::interrupt::{self, Interrupted, Second};
-use crate::language::{self, ChatWriter, Prompt};
+use crate::language::{ChatWriter, Prompt};
 use crate::model_args::{ModelArgs, read_config};
 use crate::sampling_args::SamplingArgs;
 use crate::terminal::LateBar;
@@ -73,19 +75,20 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let dir = &args.model.model;
     let config = read_config(dir)?;
+    let language = Language::open(dir)?;
     let tokenizer = match (&args.tokens, args.json) {
-        (Some(_), true) => language::tokenizer_if_present(dir)?,
-        (Some(_), false) => Some(language::tokenizer_if_present(dir)?.with_context(|| {
+        (Some(_), true) => language.tokenizer_if_present()?,
+        (Some(_), false) => Some(language.tokenizer_if_present()?.with_context(|| {
             format!(
                 "{} has no tokenizer.json to turn the answer into text with; give --json to get its token ids, or \
                  copy tokenizer.json and tokenizer_config.json from the model's release into it",
                 dir.display()
             )
         })?),
-        (None, _) => Some(Tokenizer::from_dir(dir)?),
+        (None, _) => Some(language.tokenizer()?),
     };
-    let prompt = prompt(&args, tokenizer.as_ref())?;
-    let recommendation = language::recommendation(dir)?;
+    let prompt = prompt(&args, &language, tokenizer.as_ref())?;
+    let recommendation = language.recommendation()?;
     let params = SamplingParams {
         logprobs: args.logprobs,
         ignore_eos: args.ignore_eos,
@@ -141,7 +144,7 @@ pub(crate) fn stream(
     Ok(completion)
 }
 
-fn prompt(args: &Args, tokenizer: Option<&Tokenizer>) -> Result<Prompt> {
+fn prompt(args: &Args, language: &Language, tokenizer: Option<&Tokenizer>) -> Result<Prompt> {
     if let Some(file) = &args.tokens {
         let ids = input::read_token_list(file)?;
         if ids.is_empty() {
@@ -169,7 +172,7 @@ fn prompt(args: &Args, tokenizer: Option<&Tokenizer>) -> Result<Prompt> {
     }
     let system = args.system.iter().map(Message::system);
     let messages: Vec<Message> = system.chain([Message::user(text)]).collect();
-    ChatWriter::from_dir(&args.model.model, tokenizer, None)?.prompt(&messages)
+    ChatWriter::new(language, tokenizer, None)?.prompt(&messages)
 }
 
 fn report(completion: &Completion, answer: &Answer, prompt: &Prompt, load: Duration) -> Value {

@@ -3,18 +3,20 @@
 pub(super) mod table;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use fathom_checkpoint::Checkpoint;
+use fathom_checkpoint::gguf::is_gguf;
 use fathom_model::Config;
 use fathom_model::accounting::{self, Report, Stored, Workload};
 use fathom_model::config::RopeScaling;
+use fathom_model::config::gguf::config_json;
 use serde_json::{Value, json};
 
 use self::table::{bytes, count, grouped, operations, percent, table};
 use super::synth::read_config;
-use crate::model_args::{Dtype, require_directory};
+use crate::model_args::{StorageArgs, require_model};
 
 /// Show what a model is: parameters, bytes, cache, memory and operations, without loading it.
 ///
@@ -48,9 +50,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
 
-    /// How weights and cache would be held in memory
-    #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
-    dtype: Dtype,
+    #[command(flatten)]
+    storage: StorageArgs,
 
     /// Print one JSON object
     #[arg(long)]
@@ -75,11 +76,9 @@ struct Inspected {
 fn inspect(args: &Args) -> Result<Inspected> {
     let (name, json, file) = match (&args.model, &args.config) {
         (Some(dir), _) => {
-            require_directory(dir)?;
-            let file = dir.join("config.json");
-            // For its error, which says what a model's directory is.
-            Config::read(&file)?;
-            (dir.display().to_string(), std::fs::read_to_string(&file)?, file)
+            require_model(dir)?;
+            let (json, file) = model_config(dir)?;
+            (dir.display().to_string(), json, file)
         }
         (None, Some(what)) => {
             let (json, file) = read_config(what)?;
@@ -99,16 +98,24 @@ fn inspect(args: &Args) -> Result<Inspected> {
     let stored = match &args.model {
         None => None,
         Some(dir) => {
-            let mut checkpoint = Checkpoint::open(dir)?;
-            if let Some(block) = config.weight_block_size {
-                checkpoint.set_fp8_block(block)?;
-            }
+            let checkpoint = config.open_checkpoint(dir)?;
             Some(accounting::stored(&config, &checkpoint)?)
         }
     };
-    let workload = Workload { format: args.dtype.format(), context, batch: args.batch as usize };
+    let workload = Workload { storage: args.storage.storage()?, context, batch: args.batch as usize };
     let report = Report::new(&config, workload);
     Ok(Inspected { name, json, config, stored, report })
+}
+
+/// The model's `config.json`, or what a GGUF file says of it, and the file that it stands in.
+fn model_config(model: &Path) -> Result<(String, PathBuf)> {
+    if is_gguf(model) {
+        return Ok((config_json(&Checkpoint::open(model)?)?, model.to_owned()));
+    }
+    let file = model.join("config.json");
+    // For its error, which says what a model's directory is.
+    Config::read(&file)?;
+    Ok((std::fs::read_to_string(&file)?, file))
 }
 
 impl Inspected {

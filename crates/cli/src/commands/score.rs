@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use fathom_engine::Language;
 use fathom_eval::{Document, Windowing, perplexity};
-use fathom_text::Tokenizer;
 use serde_json::json;
 
 use crate::commands::generate::println_json;
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let config = read_config(&args.model.model)?;
-    let tokenizer = Tokenizer::from_dir(&args.model.model)?;
+    let tokenizer = Language::open(&args.model.model)?.tokenizer()?;
     let document = Document::encode(&tokenizer, &input::read_text(&args.file)?)?;
     let window = args.window.unwrap_or(WINDOW.min(config.max_position_embeddings));
     let windowing = Windowing { window, stride: args.stride.unwrap_or(window) };

@@ -4,11 +4,12 @@ use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use fathom_engine::Language;
 use fathom_text::Tokenizer;
 use serde_json::json;
 
 use crate::input;
-use crate::model_args::require_directory;
+use crate::model_args::require_model;
 
 /// Turn text into token ids and back.
 ///
@@ -56,8 +57,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    require_directory(&args.model)?;
-    let tokenizer = Tokenizer::from_dir(&args.model)?;
+    require_model(&args.model)?;
+    let tokenizer = Language::open(&args.model)?.tokenizer()?;
     let text = match args.text {
         Some(text) => text,
         None => input::read_text_or_pipe(args.file.as_deref())?

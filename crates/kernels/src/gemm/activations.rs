@@ -1,16 +1,21 @@
 //! The left operand: rows of activations, converted once for all the matrices that read them.
 
+use bytemuck::{Pod, Zeroable};
 use fathom_numeric::round;
 
-use super::packed::WeightFormat;
+use super::format::{Precision, Precisions};
+use super::quantized::layout::{CHUNK_COLS_MAX, RUN};
 use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
 
-/// Zero columns after every row, so that a kernel may read a whole tile of 32 columns beginning
-/// at any column of the row.
-const TAIL: usize = 32;
+/// Zero columns after every row of floats or halves, so that a kernel may read whole chunks of 128 columns
+/// beginning at any column of the row.
+const TAIL: usize = super::fp8::CHUNK_COLS;
+
+/// Columns of a tile of bf16.
+const TILE_COLS: usize = 32;
 
 /// Rows of a product from which on bf16 runs on the tile unit; a single row is bound by memory,
 /// and widening weights into f32 lanes reads them just as fast.
@@ -19,16 +24,20 @@ const TILE_ROWS_MIN: usize = 2;
 /// Rows handed to one unit of the conversion.
 const UNIT_ROWS: usize = 16;
 
-/// `x [rows, cols]` in the form the kernels of one weight format read. Keeps its memory from call
+/// `x [rows, cols]` in the forms that the kernels of some weight formats read. Keeps its memory from call
 /// to call.
 #[derive(Debug, Default)]
 pub struct Activations {
     rows: usize,
     cols: usize,
-    format: Option<WeightFormat>,
-    form: Form,
+    precisions: Precisions,
+    /// bf16 is held in 16 bits, for the tile unit; else as f32 lanes.
+    tiles: bool,
     floats: AlignedBuffer<f32>,
+    rounded: AlignedBuffer<f32>,
     halves: AlignedBuffer<u16>,
+    codes: AlignedBuffer<i8>,
+    heads: AlignedBuffer<RunHead>,
 }
 
 /// Which rows to take.
@@ -43,59 +52,86 @@ pub struct Gathered<F> {
     pub source_rows: F,
 }
 
-/// How the rows are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Form {
-    /// f32 lanes (rounded to bf16 if the weights are bf16).
-    #[default]
-    Floats,
-    /// bf16, for the tile unit.
-    Halves,
+/// What 32 int8 columns of a row share.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct RunHead {
+    /// `x = scale · code`.
+    pub(crate) scale: f32,
+    /// `scale · Σ code`, for weights with a minimum.
+    pub(crate) scaled_sum: f32,
+    /// `-Σ code`, for codes with an offset.
+    pub(crate) minus_sum: i32,
+    /// The same of either half.
+    pub(crate) minus_half_sums: [i32; 2],
+    /// Fills up two words.
+    pub(crate) unused: u32,
+}
+
+impl RunHead {
+    /// `-Σ code` over the run, or one of its halves.
+    #[inline(always)]
+    pub(crate) fn minus(&self, per_run: usize, half: usize) -> i32 {
+        if per_run == 1 { self.minus_sum } else { self.minus_half_sums[half] }
+    }
+}
+
+/// Rows of int8 activations, `stride` (a multiple of [`RUN`]) codes apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bytes<'a> {
+    pub(crate) codes: &'a [i8],
+    /// One per run.
+    pub(crate) heads: &'a [RunHead],
+    pub(crate) stride: usize,
+}
+
+/// Rows of f32 or bf16 activations, `stride` apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operand<'a> {
+    Floats(&'a [f32]),
+    Halves(&'a [u16]),
 }
 
 impl Activations {
-    /// Takes some rows of `x`, in any order, for products with
-    /// weights of `format`.
+    /// Takes some rows of `x`, in any order, for products with weights of certain formats.
     ///
     /// # Panics
     /// If a source row leaves `x`.
     pub fn gather(
         &mut self,
         compute: &Compute,
-        format: WeightFormat,
+        precisions: impl Into<Precisions>,
         x: Rows<'_>,
         rows: Gathered<impl Fn(usize) -> usize + Sync>,
     ) {
         let Gathered { rows, largest, source_rows } = rows;
-        let isa = compute.isa;
-        (self.rows, self.cols, self.format) = (rows, x.cols, Some(format));
-        let tiles = format == WeightFormat::Bf16 && isa == Isa::Amx && largest >= TILE_ROWS_MIN;
-        self.form = if tiles { Form::Halves } else { Form::Floats };
+        (self.rows, self.cols, self.precisions) = (rows, x.cols, precisions.into());
+        self.tiles = compute.isa == Isa::Amx && largest >= TILE_ROWS_MIN;
         let stride = self.stride();
         let source = |row: usize| {
             let row = source_rows(row);
             &x.values[row * x.stride..][..x.cols]
         };
-        match self.form {
-            Form::Floats => {
-                self.floats.reserve(rows * stride);
-                let convert = match format {
-                    WeightFormat::F32 => copy,
-                    WeightFormat::Bf16 => round_floats,
-                };
-                fill(compute, rows, stride, self.floats.as_mut_slice(), source, convert);
-            }
-            Form::Halves => {
-                self.halves.reserve(rows * stride);
-                fill(compute, rows, stride, self.halves.as_mut_slice(), source, round_halves);
-            }
+        if self.precisions.contains(Precision::F32) {
+            self.floats.reserve(rows * stride);
+            fill(compute, rows, stride, self.floats.as_mut_slice(), source, copy);
+        }
+        if self.precisions.contains(Precision::Bf16) && self.tiles {
+            self.halves.reserve(rows * stride);
+            fill(compute, rows, stride, self.halves.as_mut_slice(), source, round_halves);
+        } else if self.precisions.contains(Precision::Bf16) {
+            self.rounded.reserve(rows * stride);
+            fill(compute, rows, stride, self.rounded.as_mut_slice(), source, round_floats);
+        }
+        if self.precisions.contains(Precision::Int8) {
+            self.fill_codes(compute, source);
         }
     }
 
     /// Takes all rows of `x` in order.
-    pub fn prepare(&mut self, compute: &Compute, format: WeightFormat, x: Rows<'_>) {
+    pub fn prepare(&mut self, compute: &Compute, precisions: impl Into<Precisions>, x: Rows<'_>) {
         let rows = x.rows();
-        self.gather(compute, format, x, Gathered { rows, largest: rows, source_rows: |row| row });
+        self.gather(compute, precisions, x, Gathered { rows, largest: rows, source_rows: |row| row });
     }
 
     /// Rows held.
@@ -108,30 +144,113 @@ impl Activations {
         self.cols
     }
 
-    pub(crate) fn format(&self) -> Option<WeightFormat> {
-        self.format
+    pub(crate) fn holds(&self, precision: Precision) -> bool {
+        self.precisions.contains(precision)
     }
 
-    pub(crate) fn form(&self) -> Form {
-        self.form
-    }
-
-    /// Elements from one row to the next.
+    /// Elements from one row of floats or halves to the next.
     pub(crate) fn stride(&self) -> usize {
-        self.cols.next_multiple_of(TAIL) + TAIL
+        self.cols.next_multiple_of(TILE_COLS) + TAIL
     }
 
-    /// All rows as f32, `stride()` apart.
-    pub(crate) fn floats(&self) -> &[f32] {
-        assert_eq!(self.form, Form::Floats);
-        &self.floats.as_slice()[..self.rows * self.stride()]
+    /// All rows from row `row` and column `col` on, as f32 or bf16, `stride()` apart.
+    pub(crate) fn operand(&self, precision: Precision, row: usize, col: usize) -> Operand<'_> {
+        assert!(self.holds(precision));
+        let (first, end) = (row * self.stride() + col, self.rows * self.stride());
+        match precision {
+            Precision::F32 => Operand::Floats(&self.floats.as_slice()[first..end]),
+            Precision::Bf16 if self.tiles => Operand::Halves(&self.halves.as_slice()[first..end]),
+            Precision::Bf16 => Operand::Floats(&self.rounded.as_slice()[first..end]),
+            Precision::Int8 => unreachable!("codes are no numbers of their own"),
+        }
     }
 
-    /// All rows as bf16 bits, `stride()` apart.
-    pub(crate) fn halves(&self) -> &[u16] {
-        assert_eq!(self.form, Form::Halves);
-        &self.halves.as_slice()[..self.rows * self.stride()]
+    /// All rows from row `row` and column `col` (a multiple of [`RUN`]) on, as int8.
+    pub(crate) fn bytes(&self, row: usize, col: usize) -> Bytes<'_> {
+        assert!(self.holds(Precision::Int8) && col.is_multiple_of(RUN));
+        let stride = self.codes_stride();
+        let (first, end) = (row * stride + col, self.rows * stride);
+        Bytes {
+            codes: &self.codes.as_slice()[first..end],
+            heads: &self.heads.as_slice()[first / RUN..end / RUN],
+            stride,
+        }
     }
+
+    /// Room for a whole chunk of weights beginning at any run of the row.
+    fn codes_stride(&self) -> usize {
+        self.cols.next_multiple_of(RUN) + CHUNK_COLS_MAX
+    }
+
+    fn fill_codes<'x>(&mut self, compute: &Compute, source: impl Fn(usize) -> &'x [f32] + Sync) {
+        let (rows, stride) = (self.rows, self.codes_stride());
+        self.codes.reserve(rows * stride);
+        self.heads.reserve(rows * stride / RUN);
+        let codes = SharedSlice::new(self.codes.as_mut_slice());
+        let heads = SharedSlice::new(self.heads.as_mut_slice());
+        compute.pool.run(rows.div_ceil(UNIT_ROWS), |unit, _| {
+            for row in unit * UNIT_ROWS..rows.min((unit + 1) * UNIT_ROWS) {
+                // SAFETY: every row belongs to one unit.
+                let codes = unsafe { codes.range_mut(row * stride, stride) };
+                // SAFETY: as above; strides are whole runs.
+                let heads = unsafe { heads.range_mut(row * (stride / RUN), stride / RUN) };
+                quantize(compute.isa, source(row), codes, heads);
+            }
+        });
+    }
+}
+
+per_isa! {
+    /// Each run of 32 columns in steps of its largest magnitude / 127; zeroes after the last column.
+    fn quantize(values: &[f32], codes: &mut [i8], heads: &mut [RunHead]) {
+        let mut padded;
+        let (codes, _) = codes.as_chunks_mut::<RUN>();
+        for (index, (codes, head)) in codes.iter_mut().zip(heads).enumerate() {
+            let values = match values.get(index * RUN..) {
+                None | Some([]) => {
+                    (*codes, *head) = ([0; RUN], RunHead::default());
+                    continue;
+                }
+                Some(rest) => match rest.first_chunk::<RUN>() {
+                    Some(values) => values,
+                    None => {
+                        padded = [0.0; RUN];
+                        padded[..rest.len()].copy_from_slice(rest);
+                        &padded
+                    }
+                },
+            };
+            // The bits of magnitudes are in the order of the magnitudes, and integers compare in lanes.
+            let largest = values.iter().fold(0u32, |max, value| max.max(value.to_bits() & 0x7fff_ffff));
+            let largest = f32::from_bits(largest);
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            let mut sums = [0i32; 2];
+            for half in 0..2 {
+                for i in half * RUN / 2..(half + 1) * RUN / 2 {
+                    let code = nearest(values[i] * inverse);
+                    codes[i] = code as i8;
+                    sums[half] += code;
+                }
+            }
+            let scale = largest / 127.0;
+            let sum = sums[0] + sums[1];
+            *head = RunHead {
+                scale,
+                scaled_sum: scale * sum as f32,
+                minus_sum: -sum,
+                minus_half_sums: [-sums[0], -sums[1]],
+                unused: 0,
+            };
+        }
+    }
+}
+
+/// The nearest integer of a magnitude up to 127, ties to even: adding `1.5 · 2²³` leaves it in the low
+/// bits. (Not a number becomes some number, as the product it is in is lost anyway.)
+#[inline(always)]
+fn nearest(value: f32) -> i32 {
+    const ROUND: f32 = 12_582_912.0;
+    i32::from((value + ROUND).to_bits() as u8 as i8)
 }
 
 /// Rows of `cols` numbers inside a larger buffer, `stride` apart.

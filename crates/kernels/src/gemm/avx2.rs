@@ -4,10 +4,12 @@
 //! broadcast stay within 16 registers. A single row keeps even and odd columns apart, for four
 //! independent FMA chains.
 
+use fathom_numeric::blocks::BlockFormat;
 use std::arch::x86_64::{
-    __m256, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps,
+    __m256, _MM_HINT_T0, _mm_and_si128, _mm_cvtepi8_epi16, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch,
+    _mm_set1_epi16, _mm_slli_epi16, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps,
+    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 use super::{Operand, PANEL, Tile, WeightFormat};
@@ -23,7 +25,7 @@ trait Pair {
     /// Bytes of two columns of a panel.
     const BYTES: usize;
     /// # Safety
-    /// `pair` points at [`Self::BYTES`] readable bytes; the CPU has AVX2.
+    /// `pair` points at [`Self::BYTES`] readable bytes; the CPU has AVX2 and F16C.
     unsafe fn even(pair: *const u8, half: usize) -> __m256;
     /// # Safety
     /// As [`Pair::even`].
@@ -67,12 +69,63 @@ impl Pair for Bf16 {
     }
 }
 
+struct F16;
+
+impl Pair for F16 {
+    const BYTES: usize = 64;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8, half: usize) -> __m256 {
+        // SAFETY: this function's contract; detection of this ISA includes F16C.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(pair.add(16 * half).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8, half: usize) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(pair.add(32 + 16 * half).cast())) }
+    }
+}
+
+/// E4M3 codes. Moved up by 7 bits they are f16 numbers 2⁸ times too small, subnormal ones included.
+struct Fp8;
+
+impl Fp8 {
+    /// # Safety
+    /// `codes` points at 8 readable bytes; the CPU has AVX2 and F16C.
+    #[inline(always)]
+    unsafe fn eight(codes: *const u8) -> __m256 {
+        // SAFETY: this function's contract.
+        unsafe {
+            let words = _mm_slli_epi16::<7>(_mm_cvtepi8_epi16(_mm_loadl_epi64(codes.cast())));
+            // The sign was copied into all upper bits; bit 14 is the exponent's.
+            let words = _mm_and_si128(words, _mm_set1_epi16(0xbfff_u16 as i16));
+            _mm256_mul_ps(_mm256_cvtph_ps(words), _mm256_set1_ps(256.0))
+        }
+    }
+}
+
+impl Pair for Fp8 {
+    const BYTES: usize = 32;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8, half: usize) -> __m256 {
+        // SAFETY: this function's contract.
+        unsafe { Self::eight(pair.add(8 * half)) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8, half: usize) -> __m256 {
+        // SAFETY: this function's contract.
+        unsafe { Self::eight(pair.add(16 + 8 * half)) }
+    }
+}
+
 pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
     let Operand::Floats(x) = tile.x else { unreachable!("halves are for the tile unit") };
     assert!(tile.rows == 0 || (tile.rows - 1) * tile.x_stride + tile.cols <= x.len());
     match tile.format {
         WeightFormat::F32 => by_panels::<F32>(tile, x, block),
+        WeightFormat::F16 => by_panels::<F16>(tile, x, block),
         WeightFormat::Bf16 => by_panels::<Bf16>(tile, x, block),
+        WeightFormat::Block(BlockFormat::Fp8) => by_panels::<Fp8>(tile, x, block),
+        WeightFormat::Block(_) => unreachable!("codes have kernels of their own"),
     }
 }
 
@@ -102,7 +155,7 @@ fn by_panels<W: Pair>(tile: &Tile<'_>, x: &[f32], block: &mut [f32]) {
 
 /// # Safety
 /// `x` has the tile's columns, `weights` its pairs, `out` 16 numbers; the CPU has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn one_row<W: Pair>(tile: &Tile<'_>, x: *const f32, weights: *const u8, out: *mut f32) {
     let mut even = [_mm256_setzero_ps(); 2];
     let mut odd = [_mm256_setzero_ps(); 2];
@@ -128,7 +181,7 @@ unsafe fn one_row<W: Pair>(tile: &Tile<'_>, x: *const f32, weights: *const u8, o
 
 /// # Safety
 /// As [`one_row`] for `R` rows of `x` and `out`.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn some_rows<W: Pair, const R: usize>(
     tile: &Tile<'_>,
     x: *const f32,

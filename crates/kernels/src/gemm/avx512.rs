@@ -5,10 +5,14 @@
 //! rows: up to 6 × 4 accumulators, each decoded weight register used for all of them.
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepi8_epi16, _mm512_cvtph_ps,
+    _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi16,
     _mm512_slli_epi32, _mm512_storeu_ps,
 };
+
+use fathom_numeric::blocks::BlockFormat;
 
 use super::{Operand, PANEL, Tile, WeightFormat};
 
@@ -29,6 +33,15 @@ trait Pair {
     /// # Safety
     /// As [`Pair::even`].
     unsafe fn odd(pair: *const u8) -> __m512;
+    /// Both at once.
+    ///
+    /// # Safety
+    /// As [`Pair::even`].
+    #[inline(always)]
+    unsafe fn both(pair: *const u8) -> [__m512; 2] {
+        // SAFETY: this function's contract.
+        unsafe { [Self::even(pair), Self::odd(pair)] }
+    }
 }
 
 struct F32;
@@ -66,12 +79,61 @@ impl Pair for Bf16 {
     }
 }
 
+struct F16;
+
+impl Pair for F16 {
+    const BYTES: usize = 64;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(pair.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(pair.add(32).cast())) }
+    }
+}
+
+/// E4M3 codes. Moved up by 7 bits they are f16 numbers 2⁸ times too small, subnormal ones included.
+struct Fp8;
+
+impl Pair for Fp8 {
+    const BYTES: usize = 32;
+    #[inline(always)]
+    unsafe fn even(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { Self::both(pair)[0] }
+    }
+    #[inline(always)]
+    unsafe fn odd(pair: *const u8) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe { Self::both(pair)[1] }
+    }
+    #[inline(always)]
+    unsafe fn both(pair: *const u8) -> [__m512; 2] {
+        // SAFETY: this function's contract.
+        unsafe {
+            let words = _mm512_cvtepi8_epi16(_mm256_loadu_si256(pair.cast()));
+            // The sign was copied into all upper bits; bit 14 is the exponent's.
+            let words = _mm512_and_si512(_mm512_slli_epi16::<7>(words), _mm512_set1_epi16(0xbfff_u16 as i16));
+            let up = _mm512_set1_ps(256.0);
+            let even = _mm512_cvtph_ps(_mm512_castsi512_si256(words));
+            let odd = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(words));
+            [_mm512_mul_ps(even, up), _mm512_mul_ps(odd, up)]
+        }
+    }
+}
+
 pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
     let Operand::Floats(x) = tile.x else { unreachable!("halves are for the tile unit") };
     assert!(tile.rows == 0 || (tile.rows - 1) * tile.x_stride + tile.cols <= x.len());
     match tile.format {
         WeightFormat::F32 => by_panels::<F32>(tile, x, block),
+        WeightFormat::F16 => by_panels::<F16>(tile, x, block),
         WeightFormat::Bf16 => by_panels::<Bf16>(tile, x, block),
+        WeightFormat::Block(BlockFormat::Fp8) => by_panels::<Fp8>(tile, x, block),
+        WeightFormat::Block(_) => unreachable!("codes have kernels of their own"),
     }
 }
 
@@ -138,8 +200,9 @@ unsafe fn one_row<W: Pair, const P: usize>(
                 for line in (0..W::BYTES).step_by(64) {
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast());
                 }
-                even[p] = _mm512_fmadd_ps(x_even, W::even(at), even[p]);
-                odd[p] = _mm512_fmadd_ps(x_odd, W::odd(at), odd[p]);
+                let [w_even, w_odd] = W::both(at);
+                even[p] = _mm512_fmadd_ps(x_even, w_even, even[p]);
+                odd[p] = _mm512_fmadd_ps(x_odd, w_odd, odd[p]);
             }
         }
     }

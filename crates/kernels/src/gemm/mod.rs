@@ -11,8 +11,9 @@
 //! accumulated into a dense block `[rows, panels · 16]`. Ragged edges of `y` are cut when the
 //! block is stored, so no kernel knows of them.
 //!
-//! **Numbers.** f32 weights: products and sums in f32. bf16 weights: activations are rounded to
-//! bf16 too, products are exact, sums are f32. ISAs differ in the order of their sums only.
+//! **Numbers.** f32 and f16 weights: products and sums in f32. bf16 weights: activations are rounded to
+//! bf16 too, products are exact, sums are f32; ISAs differ in the order of their sums only. FP8 weights
+//! (`fp8.rs`): the same within 128 columns. Integer codes (`quantized/`): activations in int8.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -21,16 +22,21 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod format;
+mod fp8;
 mod packed;
+pub(crate) mod quantized;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use activations::Form;
+use activations::Operand;
 pub use activations::{Activations, Gathered, Rows};
-pub use packed::{PANEL, PackedMatrix, WeightFormat};
+use fathom_numeric::blocks::BlockFormat;
+pub use format::{Precision, Precisions, WeightFormat};
+pub use packed::{PANEL, PackedMatrix, packed_bytes};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::{available as amx_available, multiply_in_registers as amx_multiply_in_registers};
@@ -110,8 +116,8 @@ pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: 
         let (group, unit) = locate(groups, unit);
         let (rows, panels) = group.unit(unit);
         let width = panels.len() * PANEL;
-        let [block] = scratch.floats([rows.len() * width]);
-        block_product(compute.isa, x, group, rows.clone(), panels.clone(), block);
+        let [block, work] = scratch.floats([rows.len() * width, work(group.weights.format())]);
+        block_product(compute.isa, x, group, rows.clone(), panels.clone(), block, work);
         if let Some(bias) = group.weights.bias(panels.clone()) {
             for row in block.chunks_exact_mut(width) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -177,8 +183,8 @@ fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'
             }
         };
         assert!(
-            x.format() == Some(weights.format()) || group.rows.is_empty(),
-            "activations of another format"
+            x.holds(weights.format().precision()) || group.rows.is_empty(),
+            "activations of another precision"
         );
         let within =
             |first: usize, len: usize, end: usize| first.checked_add(len).is_some_and(|sum| sum <= end);
@@ -206,6 +212,15 @@ fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'
     }
 }
 
+/// f32-sized words that a unit needs besides its block.
+fn work(format: WeightFormat) -> usize {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => 0,
+        WeightFormat::Block(BlockFormat::Fp8) => fp8::WORK,
+        WeightFormat::Block(_) => quantized::WORK,
+    }
+}
+
 /// `block [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread.
 fn block_product(
     isa: Isa,
@@ -214,21 +229,44 @@ fn block_product(
     rows: Range<usize>,
     panels: Range<usize>,
     block: &mut [f32],
+    work: &mut [f32],
 ) {
     let weights = group.weights;
-    let cols = weights.padded_cols();
-    let step = if rows.len() <= STREAM_ROWS { cols } else { UNIT_COLS };
+    let operand = |precision| (x.operand(precision, rows.start, group.x_col), x.stride());
+    match weights.format() {
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => {
+            let x = operand(weights.format().precision());
+            plain_product(isa, x, (weights, panels), block);
+        }
+        WeightFormat::Block(BlockFormat::Fp8) => {
+            fp8::block_product(isa, operand(Precision::Bf16), (weights, panels), block, work);
+        }
+        WeightFormat::Block(format) => {
+            let x = x.bytes(rows.start, group.x_col);
+            quantized::block_product(isa, format, x, (weights, panels), block, work);
+        }
+    }
+}
+
+/// The product with weights that are numbers by themselves.
+fn plain_product(
+    isa: Isa,
+    (x, x_stride): (Operand<'_>, usize),
+    (weights, panels): (&PackedMatrix, Range<usize>),
+    block: &mut [f32],
+) {
+    let (rows, cols) = (block.len() / (panels.len() * PANEL), weights.padded_cols());
+    let step = if rows <= STREAM_ROWS { cols } else { UNIT_COLS };
     for first in (0..cols.max(1)).step_by(step.max(1)) {
         let tile = Tile {
-            x: match x.form() {
-                Form::Floats => Operand::Floats(&x.floats()[rows.start * x.stride() + group.x_col + first..]),
-                Form::Halves => Operand::Halves(&x.halves()[rows.start * x.stride() + group.x_col + first..]),
+            x: match x {
+                Operand::Floats(x) => Operand::Floats(&x[first..]),
+                Operand::Halves(x) => Operand::Halves(&x[first..]),
             },
-            x_stride: x.stride(),
-            rows: rows.len(),
+            x_stride,
+            rows,
             format: weights.format(),
-            weights: &weights.data()
-                [panels.start * weights.panel_bytes()..panels.end * weights.panel_bytes()],
+            weights: weights.panel_data(panels.clone()),
             panel_bytes: weights.panel_bytes(),
             first_col: first,
             panels: panels.len(),
@@ -239,13 +277,6 @@ fn block_product(
     }
 }
 
-/// The left operand of a tile, beginning at its first row and column.
-#[derive(Clone, Copy)]
-enum Operand<'a> {
-    Floats(&'a [f32]),
-    Halves(&'a [u16]),
-}
-
 /// What an ISA multiplies: `rows × (panels · 16) × cols`.
 struct Tile<'a> {
     /// `[rows, cols]`, rows `x_stride` apart.
@@ -253,7 +284,7 @@ struct Tile<'a> {
     x_stride: usize,
     rows: usize,
     format: WeightFormat,
-    /// Whole panels, `panel_bytes` apart.
+    /// Panels, `panel_bytes` apart.
     weights: &'a [u8],
     panel_bytes: usize,
     /// The first of the panels' columns that is multiplied (a multiple of 32 in bf16).

@@ -6,19 +6,27 @@
 //!
 //! ```text
 //! f32   panel = [padded_cols]     × [16 rows] f32
+//! f16   panel = [padded_cols / 2] × [2 columns] × [16 rows] f16
 //! bf16  panel = [padded_cols / 2] × [16 rows] × [2 columns] bf16
+//! fp8   panel = [padded_cols / 128] × ([16 rows] f32 scales, [64] × [2 columns] × [16 rows] e4m3)
+//! integer codes: quantized/layout.rs
 //! ```
 //!
 //! The bf16 order is the one the AMX tile unit multiplies (`tdpbf16ps` takes pairs); AVX-512
 //! widens the same cache line with a shift and a mask. So one copy of the weights serves decode
 //! and prefill on every ISA, and decode reads each panel as one stream from start to end.
-//! Columns are padded with zeroes to a multiple of 2 (kernels walk in pairs), in bf16 of 32 (one tile).
+//! Columns are padded with zeroes to a multiple of 2 (kernels walk in pairs), in bf16 of 32 (one tile), in
+//! formats of blocks to whole chunks.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
-use fathom_numeric::{bf16, round};
+use fathom_numeric::blocks::BlockFormat;
+use fathom_numeric::{bf16, f16, round};
 
+use super::format::WeightFormat;
+use super::fp8;
+use super::quantized::{self, Layout};
 use crate::math::per_isa;
 use crate::memory::{AlignedBuffer, Scratch};
 use crate::shared::SharedSlice;
@@ -26,41 +34,6 @@ use crate::{Compute, Isa};
 
 /// Rows of a panel: outputs computed side by side.
 pub const PANEL: usize = 16;
-
-/// How the weights of a matrix are stored. Quantized formats join here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum WeightFormat {
-    /// 4 bytes per weight, products in f32.
-    F32,
-    /// 2 bytes per weight; activations are rounded to bf16 too, sums are f32.
-    Bf16,
-}
-
-impl WeightFormat {
-    /// Columns are padded to a multiple of this.
-    const fn column_multiple(self) -> usize {
-        match self {
-            WeightFormat::F32 => 2,
-            WeightFormat::Bf16 => 32,
-        }
-    }
-
-    /// Bytes of one stored weight.
-    pub const fn bytes_per_weight(self) -> usize {
-        match self {
-            WeightFormat::F32 => 4,
-            WeightFormat::Bf16 => 2,
-        }
-    }
-
-    /// The format's name as the command line and reports spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            WeightFormat::F32 => "f32",
-            WeightFormat::Bf16 => "bf16",
-        }
-    }
-}
 
 /// A weight matrix `[rows, cols]` in panels.
 #[derive(Debug)]
@@ -74,9 +47,9 @@ pub struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs a matrix panel by panel, panels in parallel. `fetch(panel, values)` fills `values`
+    /// Packs a matrix of floats panel by panel, panels in parallel. `fetch(panel, values)` fills `values`
     /// `[16, cols]` (zeroed before the call) with rows `16 · panel ..`; rows beyond the matrix
-    /// stay zero. Only one panel per thread is ever held unpacked.
+    /// stay zero. Only one panel per thread is ever held unpacked. Formats of blocks are encoded row by row.
     ///
     /// # Errors
     /// The first error that `fetch` returned.
@@ -86,24 +59,73 @@ impl PackedMatrix {
         [rows, cols]: [usize; 2],
         fetch: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
+        let encoded = encoded_bytes(format, cols);
+        Self::pack(compute, format, [rows, cols], |panel, scratch, packed| {
+            let [values, blocks] = scratch.floats([PANEL * cols, encoded.div_ceil(size_of::<f32>())]);
+            values.fill(0.0);
+            fetch(panel, values)?;
+            match format {
+                WeightFormat::F32 => pack_f32(compute.isa, values, cols, bytemuck::cast_slice_mut(packed)),
+                WeightFormat::F16 => pack_f16(compute.isa, values, cols, bytemuck::cast_slice_mut(packed)),
+                WeightFormat::Bf16 => pack_bf16(compute.isa, values, cols, bytemuck::cast_slice_mut(packed)),
+                WeightFormat::Block(block) => {
+                    let blocks = &mut bytemuck::cast_slice_mut(blocks)[..encoded];
+                    let row_bytes = block.row_bytes(cols);
+                    for (row, out) in values.chunks_exact(cols.max(1)).zip(blocks.chunks_exact_mut(row_bytes))
+                    {
+                        encode(compute.isa, block, row, out);
+                    }
+                    let lanes = std::array::from_fn(|lane| &blocks[lane * row_bytes..][..row_bytes]);
+                    pack_blocks(compute.isa, block, &lanes, packed);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Packs a matrix whose rows are stored as blocks already, without rounding anything.
+    /// `fetch(row, out)` fills `out` `[format.row_bytes(cols)]` and says whether there is such a row:
+    /// `false` leaves it zero.
+    ///
+    /// # Errors
+    /// The first error that `fetch` returned.
+    pub fn from_blocks<E: Send>(
+        compute: &Compute,
+        format: BlockFormat,
+        [rows, cols]: [usize; 2],
+        fetch: impl Fn(usize, &mut [u8]) -> Result<bool, E> + Sync,
+    ) -> Result<Self, E> {
+        let row_bytes = format.row_bytes(cols);
+        Self::pack(compute, WeightFormat::Block(format), [rows, cols], |panel, scratch, packed| {
+            let [blocks] = scratch.floats([(PANEL * row_bytes).div_ceil(size_of::<f32>())]);
+            let blocks = &mut bytemuck::cast_slice_mut(blocks)[..PANEL * row_bytes];
+            let mut there = [false; PANEL];
+            for lane in 0..PANEL.min(rows - panel * PANEL) {
+                there[lane] = fetch(panel * PANEL + lane, &mut blocks[lane * row_bytes..][..row_bytes])?;
+            }
+            let lane = |lane: usize| if there[lane] { &blocks[lane * row_bytes..][..row_bytes] } else { &[] };
+            pack_blocks(compute.isa, format, &std::array::from_fn(lane), packed);
+            Ok(())
+        })
+    }
+
+    /// Fills every panel, panels in parallel; a panel is zeroed before.
+    fn pack<E: Send>(
+        compute: &Compute,
+        format: WeightFormat,
+        [rows, cols]: [usize; 2],
+        fill: impl Fn(usize, &mut Scratch, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
         let mut matrix = Self { format, rows, cols, data: AlignedBuffer::default(), bias: None };
         let (panels, panel_bytes) = (matrix.panels(), matrix.panel_bytes());
         matrix.data = AlignedBuffer::zeroed(panels * panel_bytes);
         let failure = Mutex::new(None);
         let data = SharedSlice::new(matrix.data.as_mut_slice());
         compute.pool.run(panels, |panel, scratch: &mut Scratch| {
-            let [values] = scratch.floats([PANEL * cols]);
-            values.fill(0.0);
-            match fetch(panel, values) {
-                Ok(()) => {
-                    // SAFETY: every panel is one unit's own range.
-                    let packed = unsafe { data.range_mut(panel * panel_bytes, panel_bytes) };
-                    pack_panel(compute.isa, format, values, cols, packed);
-                }
-                Err(error) => {
-                    let mut first = failure.lock().expect("no thread panics while it holds this");
-                    first.get_or_insert(error);
-                }
+            // SAFETY: every panel is one unit's own range.
+            let packed = unsafe { data.range_mut(panel * panel_bytes, panel_bytes) };
+            if let Err(error) = fill(panel, scratch, packed) {
+                failure.lock().expect("no thread panics while it holds this").get_or_insert(error);
             }
         });
         match failure.into_inner().expect("no thread panicked") {
@@ -175,6 +197,12 @@ impl PackedMatrix {
                 let columns = bytemuck::cast_slice::<u8, f32>(panel).chunks_exact(PANEL);
                 out.iter_mut().zip(columns).for_each(|(out, column)| *out = column[lane]);
             }
+            WeightFormat::F16 => {
+                let columns = bytemuck::cast_slice::<u8, f16>(panel).chunks_exact(PANEL);
+                out.iter_mut().zip(columns).for_each(|(out, column)| *out = column[lane].to_f32());
+            }
+            WeightFormat::Block(BlockFormat::Fp8) => fp8::read_row(panel, lane, out),
+            WeightFormat::Block(format) => quantized::read_row(format, panel, lane, out),
             WeightFormat::Bf16 => {
                 let pairs = bytemuck::cast_slice::<u8, bf16>(panel).chunks_exact(2 * PANEL);
                 for (out, pair) in out.chunks_mut(2).zip(pairs) {
@@ -191,11 +219,11 @@ impl PackedMatrix {
     }
 
     pub(crate) fn padded_cols(&self) -> usize {
-        self.cols.next_multiple_of(self.format.column_multiple())
+        self.cols.next_multiple_of(column_multiple(self.format))
     }
 
     pub(crate) fn panel_bytes(&self) -> usize {
-        self.padded_cols() * PANEL * self.format.bytes_per_weight()
+        panel_bytes(self.format, self.padded_cols())
     }
 
     fn panel(&self, panel: usize) -> &[u8] {
@@ -207,16 +235,57 @@ impl PackedMatrix {
         self.bias.as_ref().map(|bias| &bias[panels.start * PANEL..panels.end * PANEL])
     }
 
-    pub(crate) fn data(&self) -> &[u8] {
-        self.data.as_slice()
+    /// Whole panels.
+    pub(crate) fn panel_data(&self, panels: Range<usize>) -> &[u8] {
+        &self.data.as_slice()[panels.start * self.panel_bytes()..panels.end * self.panel_bytes()]
     }
 }
 
-/// Packs `values` `[16, cols]` into one panel, which is all zeroes.
-fn pack_panel(isa: Isa, format: WeightFormat, values: &[f32], cols: usize, packed: &mut [u8]) {
+/// Bytes that a matrix takes when packed, padding included.
+pub fn packed_bytes(format: WeightFormat, [rows, cols]: [usize; 2]) -> usize {
+    rows.div_ceil(PANEL) * panel_bytes(format, cols.next_multiple_of(column_multiple(format)))
+}
+
+/// Columns are padded to a multiple of this.
+fn column_multiple(format: WeightFormat) -> usize {
     match format {
-        WeightFormat::F32 => pack_f32(isa, values, cols, bytemuck::cast_slice_mut(packed)),
-        WeightFormat::Bf16 => pack_bf16(isa, values, cols, bytemuck::cast_slice_mut(packed)),
+        WeightFormat::F32 | WeightFormat::F16 => 2,
+        WeightFormat::Bf16 => 32,
+        WeightFormat::Block(BlockFormat::Fp8) => fp8::CHUNK_COLS,
+        WeightFormat::Block(format) => Layout::of(format).chunk_cols(),
+    }
+}
+
+fn panel_bytes(format: WeightFormat, padded_cols: usize) -> usize {
+    match format {
+        WeightFormat::F32 => padded_cols * PANEL * 4,
+        WeightFormat::F16 | WeightFormat::Bf16 => padded_cols * PANEL * 2,
+        WeightFormat::Block(BlockFormat::Fp8) => padded_cols / fp8::CHUNK_COLS * fp8::CHUNK_BYTES,
+        WeightFormat::Block(format) => {
+            let layout = Layout::of(format);
+            padded_cols / layout.chunk_cols() * layout.chunk_bytes()
+        }
+    }
+}
+
+/// Bytes of the blocks of a panel's rows.
+fn encoded_bytes(format: WeightFormat, cols: usize) -> usize {
+    match format {
+        WeightFormat::Block(format) => PANEL * format.row_bytes(cols),
+        _ => 0,
+    }
+}
+
+per_isa! {
+    fn encode(format: BlockFormat, values: &[f32], out: &mut [u8]) {
+        format.encode_inlined(values, None, out);
+    }
+}
+
+fn pack_blocks(isa: Isa, format: BlockFormat, rows: &[&[u8]; PANEL], packed: &mut [u8]) {
+    match format {
+        BlockFormat::Fp8 => fp8::pack_panel(isa, rows, packed),
+        _ => quantized::pack_panel(isa, format, rows, packed),
     }
 }
 
@@ -228,6 +297,19 @@ per_isa! {
         for (col, column) in columns.iter_mut().enumerate().take(cols) {
             for lane in 0..PANEL {
                 column[lane] = rows[lane][col];
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// As [`pack_f32`].
+    fn pack_f16(values: &[f32], cols: usize, packed: &mut [u16]) {
+        let rows: [&[f32]; PANEL] = std::array::from_fn(|lane| &values[lane * cols..][..cols]);
+        let (columns, _) = packed.as_chunks_mut::<PANEL>();
+        for (col, column) in columns.iter_mut().enumerate().take(cols) {
+            for lane in 0..PANEL {
+                column[lane] = f16::from_f32(rows[lane][col]).to_bits();
             }
         }
     }
@@ -260,15 +342,16 @@ mod tests {
         let compute = Compute::with_isa(Isa::Scalar, 2);
         for (rows, cols) in [(1, 1), (16, 32), (17, 5), (40, 33)] {
             let values: Vec<f32> = (0..rows * cols).map(|i| i as f32 * 0.37 - 3.0).collect();
-            for format in [WeightFormat::F32, WeightFormat::Bf16] {
+            for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16] {
                 let matrix = PackedMatrix::from_rows(&compute, format, [rows, cols], &values);
                 let mut row = vec![0.0; cols];
                 for index in 0..rows {
                     matrix.read_row(index, &mut row);
                     for (stored, &value) in row.iter().zip(&values[index * cols..]) {
                         let expected = match format {
-                            WeightFormat::F32 => value,
                             WeightFormat::Bf16 => bf16::from_f32(value).to_f32(),
+                            WeightFormat::F16 => f16::from_f32(value).to_f32(),
+                            _ => value,
                         };
                         assert_eq!(*stored, expected, "{format:?} [{rows}, {cols}] row {index}");
                     }

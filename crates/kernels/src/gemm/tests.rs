@@ -1,14 +1,16 @@
 //! Every ISA against the scalar meaning, and the region against a plain triple loop.
 
+use fathom_numeric::f16;
 use fathom_numeric::round::to_bf16_precision;
 use proptest::prelude::*;
 
+use super::quantized::tests::{packed, random_blocks};
 use super::*;
 
-const FORMATS: [WeightFormat; 2] = [WeightFormat::F32, WeightFormat::Bf16];
+const FORMATS: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
 
 /// Deterministic numbers in [-1, 1).
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..count)
         .map(|_| {
@@ -22,11 +24,15 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
 
 /// `x · Wᵀ` in f64 on the rounded operands.
 fn reference(format: WeightFormat, x: &[f32], w: &[f32], [m, n, k]: [usize; 3]) -> Vec<f64> {
-    let round = |v: f32| f64::from(if format == WeightFormat::Bf16 { to_bf16_precision(v) } else { v });
+    let round_x = |v: f32| f64::from(if format == WeightFormat::Bf16 { to_bf16_precision(v) } else { v });
+    let round_w = |v: f32| match format {
+        WeightFormat::F16 => f16::from_f32(v).to_f64(),
+        _ => round_x(v),
+    };
     let mut y = vec![0.0; m * n];
     for row in 0..m {
         for col in 0..n {
-            y[row * n + col] = (0..k).map(|i| round(x[row * k + i]) * round(w[col * k + i])).sum();
+            y[row * n + col] = (0..k).map(|i| round_x(x[row * k + i]) * round_w(w[col * k + i])).sum();
         }
     }
     y
@@ -73,10 +79,41 @@ fn edges_of_rows_panels_and_columns() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
-    fn odd_shapes(m in 1usize..40, n in 1usize..100, k in 1usize..300, bf16: bool) {
+    fn odd_shapes(m in 1usize..40, n in 1usize..100, k in 1usize..300, pick in 0usize..3) {
         for isa in Isa::available() {
-            check_shape(isa, FORMATS[usize::from(bf16)], [m, n, k]);
+            check_shape(isa, FORMATS[pick], [m, n, k]);
         }
+    }
+}
+
+/// FP8 weights are exact in bf16 and their scales are f32.
+#[track_caller]
+fn check_fp8(isa: Isa, [m, n, k]: [usize; 3]) {
+    let (compute, format) = (Compute::with_isa(isa, 2), BlockFormat::Fp8);
+    let blocks = random_blocks(format, [n, k], 3);
+    let weights = packed(&compute, format, [n, k], &blocks);
+    let mut w = vec![0.0; n * k];
+    for (row, out) in w.chunks_exact_mut(k).enumerate() {
+        weights.read_row(row, out);
+    }
+    let x: Vec<f32> = numbers(m * k, 4).into_iter().map(to_bf16_precision).collect();
+    let mut activations = Activations::default();
+    activations.prepare(&compute, weights.format(), Rows::dense(&x, k));
+    let mut y = vec![f32::NAN; m * n];
+    let groups = [Group::whole(&weights, &activations)];
+    gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: n });
+    close(&y, &reference(WeightFormat::F32, &x, &w, [m, n, k]), k, &format!("{isa} fp8 [{m}, {n}, {k}]"));
+}
+
+#[test]
+fn fp8_products() {
+    for isa in Isa::available() {
+        for m in [1, 2, 6, 7, 33] {
+            for (n, k) in [(1, 1), (17, 127), (64, 128), (70, 130), (100, 400)] {
+                check_fp8(isa, [m, n, k]);
+            }
+        }
+        check_fp8(isa, [UNIT_ROWS + 3, 33, 300]);
     }
 }
 

@@ -14,20 +14,21 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
+use fathom_checkpoint::names;
 use fathom_kernels::attention::CacheFormat;
 use fathom_kernels::gemm::WeightFormat;
 use serde::Serialize;
 
 use crate::manifest::{self, Part};
-use crate::{Config, LatentCache};
+use crate::{Config, LatentCache, Storage};
 pub use flops::{Flops, FlopsPerToken};
 pub use stored::{Stored, StoredDtype, stored};
 
 /// What is to be run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Workload {
-    /// How weights are held.
-    pub format: WeightFormat,
+    /// How weights are held. What stays as it is stored counts as floats: the configuration does not say.
+    pub storage: Storage,
     /// Tokens of each sequence.
     pub context: usize,
     /// Sequences at a time.
@@ -52,8 +53,8 @@ impl Report {
     pub fn new(config: &Config, workload: Workload) -> Self {
         Self {
             parameters: Parameters::of(config),
-            kv_cache: KvCache::of(config, workload.format),
-            memory: Memory::of(config, workload),
+            kv_cache: KvCache::of(config, workload.storage.floats),
+            memory: Memory::of(config, &workload),
             flops: Flops::of(config, workload.context),
         }
     }
@@ -219,30 +220,34 @@ const EXPANDED: usize = 8 << 20;
 
 impl Memory {
     /// Counts `config` running `workload`.
-    pub fn of(config: &Config, workload: Workload) -> Self {
-        let Workload { format, context, batch } = workload;
-        let per_token = LatentCache::bytes_per_token(config, cache_format(format)) as u64;
-        let weights = packed_bytes(config, format.bytes_per_weight() as u64);
+    pub fn of(config: &Config, workload: &Workload) -> Self {
+        let Workload { ref storage, context, batch } = *workload;
+        let per_token = LatentCache::bytes_per_token(config, cache_format(storage.floats)) as u64;
+        let weights = packed_bytes(config, storage);
         let cache = per_token.saturating_mul(context as u64).saturating_mul(batch as u64);
         let buffers = buffer_bytes(config, workload);
         let total = weights.saturating_add(cache).saturating_add(buffers);
-        Self { dtype: format.name(), context, batch, weights, cache, buffers, total }
+        let dtype = storage.of_floats(names::LM_HEAD, config.hidden_size).name();
+        Self { dtype, context, batch, weights, cache, buffers, total }
     }
 }
 
-fn packed_bytes(config: &Config, each: u64) -> u64 {
+fn packed_bytes(config: &Config, storage: &Storage) -> u64 {
     let specs = manifest::tensors(config);
     // A tied head is read from the embedding's place in memory: one of the two is held.
     let held = specs.iter().filter(|spec| spec.part != Part::Mtp && !spec.optional);
-    let one = |spec: &manifest::TensorSpec| {
-        let plain = spec.shape.len() < 2 || spec.part == Part::Router;
-        spec.elements() * if plain { 4 } else { each }
+    let one = |spec: &manifest::TensorSpec| match spec.shape[..] {
+        [_, cols] if spec.part != Part::Router => {
+            storage.of_floats(&spec.name, cols).bytes_of(spec.elements())
+        }
+        _ => spec.elements() * 4,
     };
     let key_up = config.num_attention_heads * config.qk_nope_head_dim * config.kv_lora_rank;
-    held.map(one).sum::<u64>() + (config.num_hidden_layers * key_up) as u64 * each
+    held.map(one).sum::<u64>() + storage.floats.bytes_of((config.num_hidden_layers * key_up) as u64)
 }
 
-fn buffer_bytes(config: &Config, Workload { format, context, batch }: Workload) -> u64 {
+fn buffer_bytes(config: &Config, workload: &Workload) -> u64 {
+    let Workload { ref storage, context, batch } = *workload;
     let rows = context.clamp(1, PROMPT_CHUNK).max(batch);
     let heads = config.num_attention_heads;
     let queries = heads * config.qk_head_dim();
@@ -258,12 +263,12 @@ fn buffer_bytes(config: &Config, Workload { format, context, batch }: Workload) 
         .max(heads * config.v_head_dim)
         .max(config.intermediate_size);
     let numbers = rows * (residual + attention + feed_forward) + batch * config.vocab_size + EXPANDED;
-    numbers as u64 * 4 + (rows * widest * format.bytes_per_weight()) as u64
+    numbers as u64 * 4 + storage.floats.bytes_of((rows * widest) as u64)
 }
 
 fn cache_format(format: WeightFormat) -> CacheFormat {
     match format {
         WeightFormat::F32 => CacheFormat::F32,
-        WeightFormat::Bf16 => CacheFormat::Bf16,
+        _ => CacheFormat::Bf16,
     }
 }

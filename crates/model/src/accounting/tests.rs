@@ -89,11 +89,14 @@ fn counted_weights_are_those_loaded() {
     for name in ["tiny-v2-lite", "tiny-v2", "tiny-v3", "tiny-v3-fp8"] {
         for format in [WeightFormat::F32, WeightFormat::Bf16] {
             let compute = Compute::new(1).expect("a thread");
-            let options = LoadOptions { format, mtp: false };
+            let options = LoadOptions { storage: format.into(), mtp: false };
             let model =
                 Model::load(&fixture(name), compute, options, &mut |_, _| ()).expect("the fixture loads");
-            let counted =
-                Memory::of(model.config(), Workload { format, context: 1, batch: 1 }).weights as f64;
+            let counted = Memory::of(
+                model.config(),
+                &Workload { storage: format.into(), context: 1, batch: 1 },
+            )
+            .weights as f64;
             let loaded = model.weight_bytes() as f64;
             assert!(
                 counted < loaded * 1.02 && counted > loaded * 0.6,
@@ -106,7 +109,9 @@ fn counted_weights_are_those_loaded() {
 #[test]
 fn memory_grows_with_context_and_batch() {
     let config = preset("v2-lite");
-    let memory = |format, context, batch| Memory::of(&config, Workload { format, context, batch });
+    let memory = |format: WeightFormat, context, batch| {
+        Memory::of(&config, &Workload { storage: format.into(), context, batch })
+    };
     let small = memory(WeightFormat::Bf16, 1000, 1);
     assert_eq!(small.cache, 1000 * 15_552 * 2);
     assert_eq!(memory(WeightFormat::Bf16, 1000, 4).cache, 4 * small.cache);

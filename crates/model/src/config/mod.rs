@@ -1,11 +1,12 @@
 //! The configuration of a model: fields are those of Hugging Face's `config.json`, letter for letter.
 //!
 //! Both styles are read: the released one (`rope_scaling` + `rope_theta`, `torch_dtype`) and
-//! transformers 5's (`rope_parameters`, `dtype`). A value that would change the mathematics in a
+//! transformers 5's (`rope_parameters`, `dtype`); [`gguf`] makes the same of GGUF metadata. A value that would change the mathematics in a
 //! way Fathom does not compute is an error. Where the references themselves ignore a value (V2's
 //! `norm_topk_prob`), so does Fathom, and [`Config::router`] says so.
 
 mod fields;
+pub mod gguf;
 mod parse;
 mod rope;
 #[cfg(test)]
@@ -14,6 +15,8 @@ mod tests;
 use std::io::Read;
 use std::path::Path;
 
+use fathom_checkpoint::gguf::is_gguf;
+use fathom_checkpoint::{Checkpoint, Plan};
 use fathom_kernels::router::{Router, Scoring, TopkMethod};
 
 use crate::{Error, Result};
@@ -83,6 +86,8 @@ pub struct Config {
     pub weight_block_size: Option<[usize; 2]>,
     /// `quantization_config.scale_fmt` is `ue8m0`: scales are powers of two (V3.1).
     pub power_of_two_scales: bool,
+    /// `quantization_config.rules` of our own quantized checkpoints: which tensors are stored in blocks.
+    pub block_formats: Option<Plan>,
 }
 
 /// The epsilon of the norms inside MLA, which the references fix whatever `rms_norm_eps` says.
@@ -92,12 +97,16 @@ pub const LATENT_NORM_EPS: f32 = 1e-6;
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 impl Config {
-    /// Reads `config.json` of the model directory `dir` (or the file itself).
+    /// Reads `config.json` of the model directory `path` (or the file itself), or the metadata of a `.gguf`
+    /// file.
     ///
     /// # Errors
     /// If the file cannot be read, is no JSON, lacks a field or holds a value Fathom does not
     /// compute; the error names file, field, expected and got.
     pub fn read(path: &Path) -> Result<Self> {
+        if is_gguf(path) {
+            return Self::from_gguf(&Checkpoint::open(path)?);
+        }
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
         let fail = |source| Error::ReadConfig { file: file.clone(), source };
         let mut text = String::new();
@@ -112,6 +121,29 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(text: &str, file: &Path) -> Result<Self> {
         parse::config(text, file)
+    }
+
+    /// The configuration in the metadata of a GGUF checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::NoGguf`](crate::Error::NoGguf) for any other checkpoint; otherwise as [`Config::read`].
+    pub fn from_gguf(checkpoint: &Checkpoint) -> Result<Self> {
+        gguf::read(checkpoint)
+    }
+
+    /// Opens the checkpoint of this configuration at `path`, and tells it how its weights are quantized.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::open(path)?;
+        if let Some(block) = self.weight_block_size {
+            checkpoint.set_fp8_block(block)?;
+        }
+        if let Some(plan) = &self.block_formats {
+            checkpoint.set_block_formats(plan.clone());
+        }
+        Ok(checkpoint)
     }
 
     /// Whether layer `layer` is a mixture of experts. MTP layers (`layer >= num_hidden_layers`)

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use fathom_checkpoint::Plan;
 use fathom_kernels::router::{Scoring, TopkMethod};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fields::Fields;
 use super::{Config, ModelType, rope};
@@ -18,10 +19,15 @@ const EXPERTS_MAX: usize = 1 << 18;
 pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| Error::ConfigSyntax { file: file.to_owned(), reason: error.to_string() })?;
-    let object = value.as_object().ok_or_else(|| Error::ConfigSyntax {
+    let value = value.as_object().ok_or_else(|| Error::ConfigSyntax {
         file: file.to_owned(),
         reason: "the file is not an object".to_owned(),
     })?;
+    object(value, file)
+}
+
+/// The same of an object, whatever text it came from; `file` is named in errors.
+pub(super) fn object(object: &Map<String, Value>, file: &Path) -> Result<Config> {
     let fields = Fields { file, object };
     let model_type = model_type(&fields)?;
     let v3 = model_type == ModelType::DeepseekV3;
@@ -72,8 +78,9 @@ pub(super) fn config(text: &str, file: &Path) -> Result<Config> {
         rope_interleave: !v3 || fields.flag("rope_interleave", true)?,
         bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
         eos_token_id: fields.token_ids("eos_token_id")?,
-        weight_block_size: quantization.map(|(block, _)| block),
-        power_of_two_scales: quantization.is_some_and(|(_, power_of_two)| power_of_two),
+        weight_block_size: quantization.weight_block_size,
+        power_of_two_scales: quantization.power_of_two_scales,
+        block_formats: quantization.block_formats,
     };
     check(&config, &fields)?;
     Ok(config)
@@ -108,24 +115,48 @@ fn scoring_func(fields: &Fields<'_>, v3: bool) -> Result<Scoring> {
     Ok(fields.word("scoring_func", &known)?.unwrap_or(known[0].1))
 }
 
-/// `weight_block_size` and whether scales are powers of two.
-fn quantization(fields: &Fields<'_>) -> Result<Option<([usize; 2], bool)>> {
-    let Some(quantization) = fields.object("quantization_config")? else { return Ok(None) };
-    quantization.word("quant_method", &[("fp8", ())])?;
-    quantization.word("fmt", &[("e4m3", ())])?;
-    let power_of_two = quantization.word("scale_fmt", &[("ue8m0", true), ("float", false)])?.unwrap_or(false);
-    let Some(value) = quantization.get("weight_block_size") else {
-        return Ok(Some(([128, 128], power_of_two)));
+/// What `quantization_config` says; all empty if there is none.
+#[derive(Default)]
+struct Quantization {
+    weight_block_size: Option<[usize; 2]>,
+    power_of_two_scales: bool,
+    block_formats: Option<Plan>,
+}
+
+/// The version of our own quantized checkpoints (`docs/formats/quantized-safetensors.md`).
+const OWN_VERSION: u64 = 1;
+
+fn quantization(fields: &Fields<'_>) -> Result<Quantization> {
+    let Some(quantization) = fields.object("quantization_config")? else {
+        return Ok(Quantization::default());
     };
-    let sides: Option<Vec<usize>> = value.as_array().and_then(|sides| {
-        sides
-            .iter()
-            .map(|side| side.as_u64().filter(|side| (1..=1 << 20).contains(side)).map(|s| s as usize))
-            .collect()
-    });
-    match sides.as_deref() {
-        Some(&[rows, cols]) => Ok(Some(([rows, cols], power_of_two))),
-        _ => Err(quantization.bad("weight_block_size", "two positive integers", value)),
+    let own = quantization.word("quant_method", &[("fp8", false), ("fathom", true)])?.unwrap_or(false);
+    if own {
+        let version = quantization.get("version").unwrap_or(&Value::Null);
+        if version.as_u64() != Some(OWN_VERSION) {
+            return Err(quantization.bad("version", "1: is Fathom too old?", version));
+        }
+        let rules = quantization.get("rules").unwrap_or(&Value::Null);
+        let plan =
+            Plan::from_json(rules).map_err(|error| quantization.bad("rules", &error.to_string(), rules))?;
+        return Ok(Quantization { block_formats: Some(plan), ..Quantization::default() });
+    }
+    quantization.word("fmt", &[("e4m3", ())])?;
+    let power_of_two_scales =
+        quantization.word("scale_fmt", &[("ue8m0", true), ("float", false)])?.unwrap_or(false);
+    let block = match quantization.get("weight_block_size") {
+        None => [128, 128],
+        Some(value) => block_size(value)
+            .ok_or_else(|| quantization.bad("weight_block_size", "two positive integers", value))?,
+    };
+    Ok(Quantization { weight_block_size: Some(block), power_of_two_scales, block_formats: None })
+}
+
+fn block_size(value: &Value) -> Option<[usize; 2]> {
+    let side = |value: &Value| value.as_u64().filter(|side| (1..=1 << 20).contains(side)).map(|s| s as usize);
+    match value.as_array()?.as_slice() {
+        [rows, cols] => Some([side(rows)?, side(cols)?]),
+        _ => None,
     }
 }
 

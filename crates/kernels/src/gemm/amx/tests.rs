@@ -2,7 +2,7 @@
 
 use fathom_numeric::bf16;
 
-use super::super::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, gemm, scalar};
+use super::super::{Activations, Epilogue, Group, Output, PackedMatrix, Precision, Rows, gemm, scalar};
 use super::{emulator, *};
 use crate::pool::ThreadPool;
 use crate::roofline::{self, Multiplier};
@@ -133,7 +133,7 @@ fn whole_products() {
         let weights = PackedMatrix::from_rows(&compute, WeightFormat::Bf16, [n, k], &w);
         let mut activations = Activations::default();
         activations.prepare(&compute, WeightFormat::Bf16, Rows::dense(&x, k));
-        let _ = activations.halves();
+        assert!(matches!(activations.operand(Precision::Bf16, 0, 0), Operand::Halves(_)));
         let mut y = vec![f32::NAN; m * n];
         let groups = [Group::whole(&weights, &activations)];
         gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: n });

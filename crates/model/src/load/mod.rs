@@ -1,24 +1,26 @@
 //! From a checkpoint to packed weights: each matrix is converted once, panel by panel, on all
 //! threads, and the file's pages are given back as soon as they are read.
 
-use std::ops::Range;
+mod embedding;
+mod matrix;
 
 use fathom_checkpoint::names::{self, Attention, Ffn, Layer};
 use fathom_checkpoint::{Checkpoint, Matrix};
 use fathom_kernels::Compute;
-use fathom_kernels::gemm::{PANEL, PackedMatrix, WeightFormat};
-use fathom_numeric::bf16;
+use fathom_kernels::gemm::{PANEL, PackedMatrix, Precision, WeightFormat};
+use fathom_numeric::blocks::BlockFormat;
 
 use crate::config::ModelType;
 use crate::manifest;
 use crate::weights::{AttentionWeights, DecoderLayer, Embedding, FeedForward, Mlp, Moe, MtpModule, Weights};
-use crate::{Config, Error, Result};
+use crate::{Config, Error, Result, Storage};
+use matrix::{Source, transposed};
 
 /// What to load, and how to store it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// How weights are stored in memory. The gate is always f32.
-    pub format: WeightFormat,
+    /// How weights are held in memory.
+    pub storage: Storage,
     /// Load the MTP layers too.
     pub mtp: bool,
 }
@@ -30,20 +32,20 @@ pub(crate) fn weights(
     config: &Config,
     checkpoint: &Checkpoint,
     compute: &Compute,
-    options: LoadOptions,
+    options: &LoadOptions,
     progress: Progress<'_>,
 ) -> Result<Weights> {
     let total = manifest::check(config, checkpoint, options.mtp)?;
     checkpoint.read_sequentially();
-    Loader { config, checkpoint, compute, format: options.format, progress, done: 0, total }
-        .weights(options.mtp)
+    let storage = &options.storage;
+    Loader { config, checkpoint, compute, storage, progress, done: 0, total }.weights(options.mtp)
 }
 
 struct Loader<'a> {
     config: &'a Config,
     checkpoint: &'a Checkpoint,
     compute: &'a Compute,
-    format: WeightFormat,
+    storage: &'a Storage,
     progress: Progress<'a>,
     done: u64,
     total: u64,
@@ -75,7 +77,10 @@ impl<'a> Loader<'a> {
             FeedForward::Moe(self.moe(names)?)
         } else {
             let parts = Ffn::ALL.map(|ffn| names.mlp(ffn));
-            FeedForward::Dense(self.mlps(parts, config.intermediate_size, 1, config.mlp_bias)?.remove(0))
+            FeedForward::Dense(
+                self.mlps(parts, config.intermediate_size, config.intermediate_size, config.mlp_bias)?
+                    .remove(0),
+            )
         };
         Ok(DecoderLayer { input_layernorm, attention, post_attention_layernorm, ffn })
     }
@@ -87,13 +92,15 @@ impl<'a> Loader<'a> {
         let (nope, value) = (config.qk_nope_head_dim, config.v_head_dim);
         let first = if config.q_lora_rank.is_some() { Attention::QAProj } else { Attention::QProj };
         let first_rows = config.q_lora_rank.unwrap_or(heads * query);
+        let kv_a_name = names.attention(Attention::KvAProjWithMqa);
         let sources = [
             self.checkpoint.matrix(&names.attention(first), [first_rows, hidden])?,
-            self.checkpoint
-                .matrix(&names.attention(Attention::KvAProjWithMqa), [config.latent_width(), hidden])?,
+            self.checkpoint.matrix(&kv_a_name, [config.latent_width(), hidden])?,
         ];
         let rows = first_rows + config.latent_width();
-        let mut qkv_a = self.pack(&sources, [rows, hidden], |row| match row.checked_sub(first_rows) {
+        let format = self.common_format([&names.attention(first), &kv_a_name], &sources);
+        let source = Source::whole(self.compute, format, &sources);
+        let mut qkv_a = source.pack(rows, |row| match row.checked_sub(first_rows) {
             None if config.q_lora_rank.is_none() => Some((0, rotary_row(config, row, query, nope))),
             None => Some((0, row)),
             Some(row) => Some((1, rotary_row(config, row, config.latent_width(), latent))),
@@ -111,18 +118,16 @@ impl<'a> Loader<'a> {
         let q_b = match config.q_lora_rank {
             None => None,
             Some(rank) => {
-                let source =
-                    [self.checkpoint.matrix(&names.attention(Attention::QBProj), [heads * query, rank])?];
-                let q_b = self.pack(&source, [heads * query, rank], |row| {
-                    Some((0, rotary_row(config, row, query, nope)))
-                })?;
+                let name = names.attention(Attention::QBProj);
+                let source = [self.checkpoint.matrix(&name, [heads * query, rank])?];
+                let format = self.storage.of(&name, &source[0]);
+                let locate = |row| Some((0, rotary_row(config, row, query, nope)));
+                let q_b = Source::whole(self.compute, format, &source).pack(heads * query, locate)?;
                 self.finished(&source);
                 Some((self.vector(&names.attention(Attention::QALayernorm), rank)?, q_b))
             }
         };
         let kv_a_layernorm = self.vector(&names.attention(Attention::KvALayernorm), latent)?;
-        let kv_b =
-            self.checkpoint.matrix(&names.attention(Attention::KvBProj), [heads * (nope + value), latent])?;
         let mut w = AttentionWeights {
             qkv_a,
             q_b,
@@ -132,22 +137,63 @@ impl<'a> Loader<'a> {
             w_uv: Vec::with_capacity(heads),
             o_proj: self.matrix(&names.attention(Attention::OProj), [hidden, heads * value])?,
         };
-        let mut rows = vec![0.0; (nope + value) * latent];
-        for head in 0..heads {
-            kv_b.rows_f32(head * (nope + value)..(head + 1) * (nope + value), &mut rows)?;
-            let (uk, uv) = rows.split_at(nope * latent);
-            let transposed: Vec<f32> =
-                (0..latent).flat_map(|c| (0..nope).map(move |d| uk[d * latent + c])).collect();
-            let pack = |shape, values| PackedMatrix::from_rows(self.compute, self.format, shape, values);
-            w.w_uk.push(pack([nope, latent], uk));
-            w.w_uk_transposed.push(pack([latent, nope], &transposed));
-            w.w_uv.push(pack([value, latent], uv));
-        }
-        self.finished(&[kv_b]);
+        self.latent_to_heads(names, &mut w)?;
         if config.attention_bias {
             w.o_proj = w.o_proj.with_bias(&self.vector(&names.attention_bias(Attention::OProj), hidden)?);
         }
         Ok(w)
+    }
+
+    /// `W^UK` in both layouts and `W^UV`: from `kv_b_proj`, or from its two halves where a file has it
+    /// split. The layout of `W^UK` that is not stored is made from the one that is.
+    fn latent_to_heads(&mut self, names: Layer, w: &mut AttentionWeights) -> Result<()> {
+        let (config, compute) = (self.config, self.compute);
+        let (heads, latent) = (config.num_attention_heads, config.kv_lora_rank);
+        let (nope, value) = (config.qk_nope_head_dim, config.v_head_dim);
+        let (name, split) = (names.attention(Attention::KvBProj), names.k_b_proj());
+        let rows = |source: &[Matrix<'_>], format, first: usize, count: usize| {
+            Source::whole(compute, format, source).pack(count, |row| Some((0, first + row)))
+        };
+        if self.checkpoint.contains(&name) {
+            let kv_b = [self.checkpoint.matrix(&name, [heads * (nope + value), latent])?];
+            let stored = self.storage.of(&name, &kv_b[0]);
+            for first in (0..heads).map(|head| head * (nope + value)) {
+                w.w_uk.push(rows(&kv_b, self.per_head(stored), first, nope)?);
+                let format = self.per_head(derived(stored));
+                w.w_uk_transposed.push(transposed(compute, format, &kv_b[0], first..first + nope)?);
+                w.w_uv.push(rows(&kv_b, self.per_head(stored), first + nope, value)?);
+            }
+            self.finished(&kv_b);
+            return Ok(());
+        }
+        let k_b = [self.checkpoint.matrix(&split, [heads * latent, nope])?];
+        let v_name = names.v_b_proj();
+        let v_b = [self.checkpoint.matrix(&v_name, [heads * value, latent])?];
+        let (k_stored, v_stored) = (self.storage.of(&split, &k_b[0]), self.storage.of(&v_name, &v_b[0]));
+        for head in 0..heads {
+            let first = head * latent;
+            let format = self.per_head(derived(k_stored));
+            w.w_uk.push(transposed(compute, format, &k_b[0], first..first + latent)?);
+            w.w_uk_transposed.push(rows(&k_b, self.per_head(k_stored), first, latent)?);
+            w.w_uv.push(rows(&v_b, self.per_head(v_stored), head * value, value)?);
+        }
+        self.finished(&k_b);
+        self.finished(&v_b);
+        Ok(())
+    }
+
+    /// Heads read their own columns of the activations, and int8 activations are cut every 32 columns:
+    /// where heads are not whole runs, their matrices stay floats.
+    fn per_head(&self, format: WeightFormat) -> WeightFormat {
+        let config = self.config;
+        let aligned = [config.qk_head_dim(), config.kv_lora_rank].iter().all(|cols| cols.is_multiple_of(32));
+        if format.precision() == Precision::Int8 && !aligned { self.storage.floats } else { format }
+    }
+
+    /// One format for two matrices that are packed together: theirs, or that of floats if they differ.
+    fn common_format(&self, names: [&str; 2], sources: &[Matrix<'_>; 2]) -> WeightFormat {
+        let [first, second] = [0, 1].map(|index| self.storage.of(names[index], &sources[index]));
+        if first == second { first } else { self.storage.floats }
     }
 
     fn moe(&mut self, names: Layer) -> Result<Moe> {
@@ -155,7 +201,8 @@ impl<'a> Loader<'a> {
         let (experts, hidden, width) =
             (config.n_routed_experts, config.hidden_size, config.moe_intermediate_size);
         let source = [self.checkpoint.matrix(&names.router(), [experts, hidden])?];
-        let gate = pack(self.compute, WeightFormat::F32, &source, [experts, hidden], |row| Some((0, row)))?;
+        let gate = Source::whole(self.compute, WeightFormat::F32, &source);
+        let gate = gate.pack(experts, |row| Some((0, row)))?;
         self.finished(&source);
         let bias = match config.model_type {
             ModelType::DeepseekV2 => Vec::new(),
@@ -164,30 +211,39 @@ impl<'a> Loader<'a> {
         let mut all = Vec::with_capacity(experts + config.n_shared_experts);
         for expert in 0..experts {
             let parts = Ffn::ALL.map(|ffn| names.expert(expert, ffn));
-            all.append(&mut self.mlps(parts, width, 1, false)?);
+            all.append(&mut self.mlps(parts, width, width, false)?);
         }
-        let shared = config.n_shared_experts;
-        if shared > 0 {
+        if config.n_shared_experts > 0 {
             let parts = Ffn::ALL.map(|ffn| names.shared_experts(ffn));
-            all.append(&mut self.mlps(parts, width, shared, config.mlp_bias)?);
+            all.append(&mut self.mlps(parts, config.n_shared_experts * width, width, config.mlp_bias)?);
         }
-        Ok(Moe { router: config.router(), gate, bias, experts: all, shared })
+        let shared = all.len() - experts;
+        Ok(Moe { router: config.router(), gate, bias, experts: all, shared, width })
     }
 
-    /// A SwiGLU of `count · width` (gate, up and down by name), cut into `count` of `width` whose
-    /// sum it is.
+    /// A SwiGLU of `whole` (gate, up and down by name), cut into some of at most `width` whose sum it is.
+    /// Where `down` is stored in blocks they are cut between blocks.
     fn mlps(
         &mut self,
         [gate, up, down]: [String; 3],
+        whole: usize,
         width: usize,
-        count: usize,
         bias: bool,
     ) -> Result<Vec<Mlp>> {
-        let hidden = self.config.hidden_size;
-        let whole = count * width;
+        let (compute, hidden) = (self.compute, self.config.hidden_size);
         let gate_up =
             [self.checkpoint.matrix(&gate, [whole, hidden])?, self.checkpoint.matrix(&up, [whole, hidden])?];
-        let down_source = self.checkpoint.matrix(&down, [hidden, whole])?;
+        let down_source = [self.checkpoint.matrix(&down, [hidden, whole])?];
+        let gate_up_format = self.common_format([&gate, &up], &gate_up);
+        let mut down_format = self.storage.of(&down, &down_source[0]);
+        let block = match down_format {
+            WeightFormat::Block(format) if whole > width => format.block_len(),
+            _ => 1,
+        };
+        if block > width {
+            down_format = self.storage.floats;
+        }
+        let step = if block > width { width } else { width / block * block };
         let biases = match bias {
             false => None,
             true => Some(
@@ -196,29 +252,31 @@ impl<'a> Loader<'a> {
             ),
         };
         let biases = biases.map(|[gate, up, down]| Ok::<_, Error>([gate?, up?, down?])).transpose()?;
-        let rows = 2 * width.next_multiple_of(PANEL);
-        let mut mlps = Vec::with_capacity(count);
-        for part in 0..count {
+        let mut mlps = Vec::with_capacity(whole.div_ceil(step));
+        for first in (0..whole).step_by(step) {
+            let width = step.min(whole - first);
+            let rows = 2 * width.next_multiple_of(PANEL);
             // Gate panel 0, up panel 0, gate panel 1, …
             let locate = |row: usize| {
                 let (panel, lane) = (row / PANEL, row % PANEL);
                 let within = panel / 2 * PANEL + lane;
-                (within < width).then_some((panel % 2, part * width + within))
+                (within < width).then_some((panel % 2, first + within))
             };
-            let mut gate_up = self.pack(&gate_up, [rows, hidden], locate)?;
-            let columns = part * width..(part + 1) * width;
-            let mut down = pack_columns(self.compute, self.format, &down_source, columns)?;
+            let mut gate_up = Source::whole(compute, gate_up_format, &gate_up).pack(rows, locate)?;
+            let columns = first..first + width;
+            let source = Source { compute, format: down_format, matrices: &down_source, columns };
+            let mut down = source.pack(hidden, |row| Some((0, row)))?;
             if let Some([gate, up, down_bias]) = &biases {
                 let at = |row| locate(row).map_or(0.0, |(source, row)| [gate, up][source][row]);
                 gate_up = gate_up.with_bias(&(0..rows).map(at).collect::<Vec<_>>());
-                if part == 0 {
+                if first == 0 {
                     down = down.with_bias(down_bias);
                 }
             }
             mlps.push(Mlp { gate_up, down, width });
         }
         self.finished(&gate_up);
-        self.finished(&[down_source]);
+        self.finished(&down_source);
         Ok(mlps)
     }
 
@@ -233,44 +291,10 @@ impl<'a> Loader<'a> {
         })
     }
 
-    fn embedding(&mut self, [rows, cols]: [usize; 2]) -> Result<Embedding> {
-        fn fill<T: Send>(
-            threads: usize,
-            source: &Matrix<'_>,
-            out: &mut [T],
-            convert: impl Fn(f32) -> T + Copy + Send + Sync,
-        ) -> Result<()> {
-            let cols = source.cols();
-            let rows_each = source.rows().div_ceil(threads);
-            std::thread::scope(|scope| {
-                let part = |(index, out): (usize, &mut [T])| -> Result<()> {
-                    let mut row = vec![0.0; cols];
-                    for (offset, out) in out.chunks_exact_mut(cols).enumerate() {
-                        let first = index * rows_each + offset;
-                        source.rows_f32(first..first + 1, &mut row)?;
-                        out.iter_mut().zip(&row).for_each(|(out, value)| *out = convert(*value));
-                    }
-                    Ok(())
-                };
-                let parts = out.chunks_mut(rows_each * cols).enumerate();
-                let threads: Vec<_> = parts.map(|chunk| scope.spawn(move || part(chunk))).collect();
-                threads.into_iter().try_for_each(|thread| thread.join().expect("decoding does not panic"))
-            })
-        }
-        let source = self.checkpoint.matrix(names::EMBED_TOKENS, [rows, cols])?;
-        let threads = self.compute.threads();
-        let embedding = match self.format {
-            WeightFormat::F32 => {
-                let mut out = vec![0.0; rows * cols];
-                fill(threads, &source, &mut out, |value| value)?;
-                Embedding::F32(out)
-            }
-            WeightFormat::Bf16 => {
-                let mut out = vec![bf16::ZERO; rows * cols];
-                fill(threads, &source, &mut out, bf16::from_f32)?;
-                Embedding::Bf16(out)
-            }
-        };
+    fn embedding(&mut self, shape: [usize; 2]) -> Result<Embedding> {
+        let source = self.checkpoint.matrix(names::EMBED_TOKENS, shape)?;
+        let format = self.storage.of(names::EMBED_TOKENS, &source);
+        let embedding = embedding::read(self.compute.threads(), format, &source)?;
         self.finished(&[source]);
         Ok(embedding)
     }
@@ -283,18 +307,10 @@ impl<'a> Loader<'a> {
 
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<PackedMatrix> {
         let source = [self.checkpoint.matrix(name, shape)?];
-        let packed = self.pack(&source, shape, |row| Some((0, row)))?;
+        let format = self.storage.of(name, &source[0]);
+        let packed = Source::whole(self.compute, format, &source).pack(shape[0], |row| Some((0, row)))?;
         self.finished(&source);
         Ok(packed)
-    }
-
-    fn pack(
-        &self,
-        sources: &[Matrix<'_>],
-        shape: [usize; 2],
-        locate: impl Fn(usize) -> Option<(usize, usize)> + Sync,
-    ) -> Result<PackedMatrix> {
-        pack(self.compute, self.format, sources, shape, locate)
     }
 
     /// The sources have been read: their pages may go.
@@ -323,47 +339,11 @@ fn rotary_row(config: &Config, row: usize, slice: usize, rotary: usize) -> usize
     start + rotary + pair + odd * (slice - rotary) / 2
 }
 
-/// Packs a matrix whose row `r` is row `locate(r)` = (source, row) of some sources, or zero.
-fn pack(
-    compute: &Compute,
-    format: WeightFormat,
-    sources: &[Matrix<'_>],
-    [rows, cols]: [usize; 2],
-    locate: impl Fn(usize) -> Option<(usize, usize)> + Sync,
-) -> Result<PackedMatrix> {
-    PackedMatrix::build(compute, format, [rows, cols], |panel, values| {
-        for (lane, out) in values.chunks_exact_mut(cols).enumerate() {
-            let row = panel * PANEL + lane;
-            if let Some((source, row)) = (row < rows).then(|| locate(row)).flatten() {
-                sources[source].rows_f32(row..row + 1, out)?;
-            }
-        }
-        Ok(())
-    })
-}
-
-/// Packs columns `columns` of a matrix.
-fn pack_columns(
-    compute: &Compute,
-    format: WeightFormat,
-    source: &Matrix<'_>,
-    columns: Range<usize>,
-) -> Result<PackedMatrix> {
-    let rows = source.rows();
-    if columns.len() == source.cols() {
-        return pack(compute, format, std::slice::from_ref(source), [rows, columns.len()], |row| {
-            Some((0, row))
-        });
+/// How the layout of a matrix that is not stored is held: 8 bits lose nothing that coarser codes have left.
+fn derived(stored: WeightFormat) -> WeightFormat {
+    match stored {
+        WeightFormat::Block(BlockFormat::Fp8) => WeightFormat::Bf16,
+        WeightFormat::Block(_) => WeightFormat::Block(BlockFormat::Q8_0),
+        floats => floats,
     }
-    PackedMatrix::build(compute, format, [rows, columns.len()], |panel, values| {
-        let mut whole = vec![0.0; source.cols()];
-        for (lane, out) in values.chunks_exact_mut(columns.len()).enumerate() {
-            let row = panel * PANEL + lane;
-            if row < rows {
-                source.rows_f32(row..row + 1, &mut whole)?;
-                out.copy_from_slice(&whole[columns.clone()]);
-            }
-        }
-        Ok(())
-    })
 }

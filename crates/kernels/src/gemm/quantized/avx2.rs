@@ -1,0 +1,283 @@
+//! Integer products in 8 lanes of i32 with `vpmaddubsw` and `vpmaddwd`.
+//!
+//! `vpmaddubsw` adds two products in 16 bits and saturates. Codes of up to 6 bits cannot reach the limit
+//! (63 · 127 · 2); codes with offset 128 go in as magnitudes, and their signs into the activations
+//! (128 · 127 · 2), which makes the same integer sum.
+
+use std::arch::x86_64::{
+    __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256,
+    _mm256_broadcastsi128_si256, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
+    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_shuffle_epi8, _mm256_sign_epi8,
+    _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_xor_si256,
+};
+
+use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
+use super::{SCALES_MAX, Tile, Unpacked};
+use crate::gemm::PANEL;
+
+/// Lanes of a register, half a panel.
+const LANES: usize = PANEL / 2;
+
+/// Rows that share a pass over a panel.
+const STRIP: usize = 3;
+
+pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
+    // SAFETY: the dispatcher chose this ISA because the CPU has it.
+    with_format!(tile.format, F => unsafe { unpack_format::<F>(tile, first, stretch) });
+}
+
+/// # Safety
+/// The CPU has AVX2 and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
+    let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
+    for panel in 0..tile.panels {
+        let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
+        let runs = stretch.cols / RUN;
+        let scales = &mut stretch.scales[panel * SCALES_MAX..][..runs * per_run * PANEL];
+        let minima = &mut stretch.minima[panel * SCALES_MAX..][..runs * PANEL];
+        for run in 0..runs {
+            let chunk = tile.chunk(panel, first + run * RUN / chunk_cols * chunk_cols);
+            assert_eq!(chunk.len(), F::LAYOUT.chunk_bytes());
+            let within = run % (chunk_cols / RUN);
+            let codes = &mut codes[run * QUADS * QUAD_BYTES..][..QUADS * QUAD_BYTES];
+            for side in 0..2 {
+                // SAFETY: the run lies in the chunk just measured; the slices have 8 lines of two
+                // registers, `per_run` and one panel of 16 numbers.
+                unsafe {
+                    let at =
+                        chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes() + 32 * side);
+                    for q in 0..QUADS {
+                        let out = codes.as_mut_ptr().add(q * QUAD_BYTES + 32 * side);
+                        _mm256_storeu_si256(out.cast(), quad::<F>(at, q));
+                    }
+                    for half in 0..per_run {
+                        let out = &mut scales[(run * per_run + half) * PANEL + LANES * side..][..LANES];
+                        _mm256_storeu_ps(out.as_mut_ptr(), scale::<F>(chunk.as_ptr(), within, half, side));
+                    }
+                    if F::SCALES.minimum() {
+                        let out = &mut minima[run * PANEL + LANES * side..][..LANES];
+                        _mm256_storeu_ps(out.as_mut_ptr(), minimum::<F>(chunk.as_ptr(), within, side));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Half a quad as unsigned bytes; `run` is at that half of a run's first line.
+///
+/// # Safety
+/// The lines of the run may be read; the CPU has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn quad<F: Format>(run: *const u8, q: usize) -> __m256i {
+    // SAFETY: this function's contract: lines below `run_bytes`.
+    let line = |index: usize| unsafe { _mm256_loadu_si256(run.add(index * QUAD_BYTES).cast()) };
+    let bits = |value: u8| _mm256_set1_epi8(value as i8);
+    let lower = |q: usize| match q {
+        0..4 => _mm256_and_si256(line(q), bits(15)),
+        _ => _mm256_and_si256(_mm256_srli_epi16::<4>(line(q - 4)), bits(15)),
+    };
+    match F::CODES {
+        Codes::Eight => line(q),
+        Codes::Four => lower(q),
+        Codes::Table => {
+            // SAFETY: the table is 16 bytes.
+            let levels = unsafe { _mm_loadu_si128(LEVELS.as_ptr().cast()) };
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(levels), lower(q))
+        }
+        Codes::Five => {
+            let bit = _mm256_and_si256(line(4), bits(1 << q));
+            let bit = match q {
+                0 => _mm256_slli_epi16::<4>(bit),
+                1 => _mm256_slli_epi16::<3>(bit),
+                2 => _mm256_slli_epi16::<2>(bit),
+                3 => _mm256_slli_epi16::<1>(bit),
+                4 => bit,
+                5 => _mm256_srli_epi16::<1>(bit),
+                6 => _mm256_srli_epi16::<2>(bit),
+                _ => _mm256_srli_epi16::<3>(bit),
+            };
+            _mm256_or_si256(lower(q), bit)
+        }
+        Codes::Six => {
+            let two = _mm256_and_si256(line(4 + q / 4), bits(3 << (2 * (q % 4))));
+            let two = match q % 4 {
+                0 => _mm256_slli_epi16::<4>(two),
+                1 => _mm256_slli_epi16::<2>(two),
+                2 => two,
+                _ => _mm256_srli_epi16::<2>(two),
+            };
+            _mm256_or_si256(lower(q), two)
+        }
+    }
+}
+
+/// Scales of 8 rows.
+///
+/// # Safety
+/// `chunk` points at a chunk; the CPU has AVX2 and F16C.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn scale<F: Format>(chunk: *const u8, run: usize, half: usize, side: usize) -> __m256 {
+    // SAFETY: this function's contract: every place is within the scales of the chunk.
+    unsafe {
+        let halves =
+            |index: usize| _mm256_cvtph_ps(_mm_loadu_si128(chunk.add(32 * index + 2 * LANES * side).cast()));
+        let bytes = |index: usize| _mm_loadl_epi64(chunk.add(64 + PANEL * index + LANES * side).cast());
+        let signed = |index| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes(index)));
+        match F::SCALES {
+            Scales::Group(group) => halves(run * RUN / group),
+            Scales::RunAndMinimum => halves(0),
+            Scales::Super => _mm256_mul_ps(halves(0), signed(run)),
+            Scales::SuperHalves => _mm256_mul_ps(halves(0), signed(2 * run + half)),
+            Scales::SuperAndMinimum => {
+                _mm256_mul_ps(halves(0), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes(2 * run))))
+            }
+        }
+    }
+}
+
+/// Minima of 8 rows.
+///
+/// # Safety
+/// As [`scale`], of a format with minima.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn minimum<F: Format>(chunk: *const u8, run: usize, side: usize) -> __m256 {
+    // SAFETY: this function's contract.
+    unsafe {
+        let minimum = _mm256_cvtph_ps(_mm_loadu_si128(chunk.add(32 + 2 * LANES * side).cast()));
+        match F::SCALES {
+            Scales::SuperAndMinimum => {
+                let six = _mm_loadl_epi64(chunk.add(64 + PANEL * (2 * run + 1) + LANES * side).cast());
+                _mm256_mul_ps(minimum, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(six)))
+            }
+            _ => minimum,
+        }
+    }
+}
+
+pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
+    let layout = stretch.layout;
+    assert!(stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES);
+    assert!(stretch.codes.len() >= tile.panels * Unpacked::PANEL_CODES);
+    assert!(stretch.scales.len().min(stretch.minima.len()) >= tile.panels * SCALES_MAX);
+    assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
+    let wide = layout.offset_log2 == Some(7);
+    for panel in 0..tile.panels {
+        for row in (0..tile.rows).step_by(STRIP) {
+            let out = block[(row * tile.panels + panel) * PANEL..].as_mut_ptr();
+            let strip = Strip { tile, first, row, panel, stretch, out };
+            // SAFETY: the asserts above and `Tile::check` bound everything that is read and written.
+            unsafe {
+                match (wide, tile.rows - row) {
+                    (false, 1) => strip.multiply::<1, false>(),
+                    (false, 2) => strip.multiply::<2, false>(),
+                    (false, _) => strip.multiply::<STRIP, false>(),
+                    (true, 1) => strip.multiply::<1, true>(),
+                    (true, 2) => strip.multiply::<2, true>(),
+                    (true, _) => strip.multiply::<STRIP, true>(),
+                }
+            }
+        }
+    }
+}
+
+/// Up to [`STRIP`] rows, from `row` on, times panel `panel` of an unpacked stretch that begins at column
+/// `first`.
+struct Strip<'a> {
+    tile: &'a Tile<'a>,
+    first: usize,
+    row: usize,
+    panel: usize,
+    stretch: &'a Unpacked<'a>,
+    /// The block of `row` and `panel`.
+    out: *mut f32,
+}
+
+impl Strip<'_> {
+    /// `WIDE`: codes have offset 128.
+    ///
+    /// # Safety
+    /// There are `R` rows, everything is as large as the tile says, and the CPU has AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply<const R: usize, const WIDE: bool>(&self) {
+        let (tile, stretch) = (self.tile, self.stretch);
+        let (per_run, minimum) = (stretch.layout.scales.per_run(), stretch.layout.scales.minimum());
+        let quads = QUADS / per_run;
+        let out = |r: usize, side: usize| self.out.wrapping_add(r * tile.panels * PANEL + LANES * side);
+        // SAFETY: this function's contract.
+        unsafe {
+            let codes = stretch.codes.as_ptr().add(self.panel * Unpacked::PANEL_CODES);
+            let scales = stretch.scales.as_ptr().add(self.panel * SCALES_MAX);
+            let minima = stretch.minima.as_ptr().add(self.panel * SCALES_MAX);
+            let mut sums = [[_mm256_set1_ps(0.0); 2]; R];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = [_mm256_loadu_ps(out(r, 0)), _mm256_loadu_ps(out(r, 1))];
+            }
+            for run in 0..stretch.cols / RUN {
+                let at = |r: usize| (self.row + r) * tile.x.stride + self.first + run * RUN;
+                let head = |r: usize| &*tile.x.heads.as_ptr().add(at(r) / RUN);
+                for half in 0..per_run {
+                    let mut dots = [[_mm256_set1_epi32(0); 2]; R];
+                    if !WIDE {
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            let minus = head(r).minus(per_run, half) * stretch.layout.offset();
+                            *dots = [_mm256_set1_epi32(minus); 2];
+                        }
+                    }
+                    for q in half * quads..(half + 1) * quads {
+                        for side in 0..2 {
+                            let line = codes.add((run * QUADS + q) * QUAD_BYTES + 32 * side);
+                            let code = _mm256_loadu_si256(line.cast());
+                            for (r, dots) in dots.iter_mut().enumerate() {
+                                let x = tile.x.codes.as_ptr().add(at(r) + 4 * q).cast::<i32>();
+                                let x = _mm256_set1_epi32(x.read_unaligned());
+                                dots[side] = _mm256_add_epi32(dots[side], four_products::<WIDE>(code, x));
+                            }
+                        }
+                    }
+                    for side in 0..2 {
+                        let place = (run * per_run + half) * PANEL + LANES * side;
+                        let scale = _mm256_loadu_ps(scales.add(place));
+                        for r in 0..R {
+                            let scale = _mm256_mul_ps(scale, _mm256_set1_ps(head(r).scale));
+                            let dot = _mm256_cvtepi32_ps(dots[r][side]);
+                            sums[r][side] = _mm256_fmadd_ps(dot, scale, sums[r][side]);
+                        }
+                    }
+                }
+                if minimum {
+                    for side in 0..2 {
+                        let minimum = _mm256_loadu_ps(minima.add(run * PANEL + LANES * side));
+                        for r in 0..R {
+                            let x = _mm256_set1_ps(head(r).scaled_sum);
+                            sums[r][side] = _mm256_fnmadd_ps(minimum, x, sums[r][side]);
+                        }
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                _mm256_storeu_ps(out(r, 0), sums[0]);
+                _mm256_storeu_ps(out(r, 1), sums[1]);
+            }
+        }
+    }
+}
+
+/// Four products per lane; with offset 128 the codes' signs move to `x`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn four_products<const WIDE: bool>(code: __m256i, x: __m256i) -> __m256i {
+    let pairs = if WIDE {
+        let signed = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
+        _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x, signed))
+    } else {
+        _mm256_maddubs_epi16(code, x)
+    };
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}

@@ -1,0 +1,179 @@
+//! Products with integer codes: activations in int8, sums in i32 within a run, in f32 across runs.
+//!
+//! **Roofline.** One row is bound by the bytes of the codes, if decoding them costs less than reading
+//! them: a run of 16 rows and 32 columns is 4 to 8 cache lines and some 30 vector instructions. Many rows
+//! are bound by the integer multiplier (`vpdpbusd`: 64 products, AMX `tdpbsud`: 16 K) and by one
+//! conversion, one product and one fused multiply-add per 16 sums of a run.
+//!
+//! **Two ways.** Up to [`FEW_ROWS`] rows multiply straight from the panel, decoded in registers, made for
+//! each format by the compiler. More rows share panels unpacked into the first-level cache
+//! ([`Unpacked`]): there one kernel serves all formats.
+//!
+//! **Numbers.** For each run of 32 columns, in order, in every ISA and both ways:
+//! `y = fma(Σ (code - offset)·x_code, scale·x_scale, y)`, then with a minimum
+//! `y = fma(-minimum, x_scale·Σ x_code, y)`. Integer sums are exact and the rest is the same sequence of
+//! roundings everywhere, so results are the same bit for bit whatever the ISA, the number of rows and the
+//! number of threads.
+
+pub(crate) mod layout;
+mod pack;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::ops::Range;
+
+use fathom_numeric::blocks::BlockFormat;
+
+pub(super) use layout::Layout;
+use layout::{CHUNK_COLS_MAX, RUN};
+pub(super) use pack::pack_panel;
+
+use super::activations::{Bytes, RunHead};
+use super::packed::PackedMatrix;
+use super::{PANEL, TILE_PANELS};
+use crate::Isa;
+
+/// Rows that are multiplied straight from the panel.
+const FEW_ROWS: usize = 4;
+
+/// Scales of a panel's stretch at most: two per run.
+const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
+
+/// f32-sized words of working memory that [`block_product`] wants.
+pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX);
+
+/// Some rows times some whole panels.
+struct Tile<'a> {
+    format: BlockFormat,
+    /// `rows` rows beginning at the first column that is multiplied.
+    x: Bytes<'a>,
+    rows: usize,
+    /// Whole panels, `panel_bytes` apart.
+    weights: &'a [u8],
+    panel_bytes: usize,
+    /// 1 to [`TILE_PANELS`].
+    panels: usize,
+    /// A multiple of the format's chunk.
+    cols: usize,
+}
+
+/// A stretch of up to [`CHUNK_COLS_MAX`] columns of the panels of a tile, decoded.
+struct Unpacked<'a> {
+    layout: Layout,
+    /// A multiple of [`RUN`].
+    cols: usize,
+    /// `[panels, cols / 4, 16 rows, 4 columns]`, panels [`Self::PANEL_CODES`] apart.
+    codes: &'a mut [u8],
+    /// `[panels, runs · scales per run, 16]`, panels [`SCALES_MAX`] apart.
+    scales: &'a mut [f32],
+    /// `[panels, runs, 16]`, panels [`SCALES_MAX`] apart; only where the format has minima.
+    minima: &'a mut [f32],
+}
+
+impl Unpacked<'_> {
+    const PANEL_CODES: usize = CHUNK_COLS_MAX * PANEL;
+}
+
+/// `block [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread.
+pub(super) fn block_product(
+    isa: Isa,
+    format: BlockFormat,
+    x: Bytes<'_>,
+    (weights, panels): (&PackedMatrix, Range<usize>),
+    block: &mut [f32],
+    work: &mut [f32],
+) {
+    let tile = Tile {
+        format,
+        rows: block.len() / (panels.len() * PANEL),
+        x,
+        weights: weights.panel_data(panels.clone()),
+        panel_bytes: weights.panel_bytes(),
+        panels: panels.len(),
+        cols: weights.padded_cols(),
+    };
+    tile.check(block);
+    block.fill(0.0);
+    if tile.rows <= FEW_ROWS && few_rows(isa, &tile, block) {
+        return;
+    }
+    let (codes, work) = work.split_at_mut(TILE_PANELS * Unpacked::PANEL_CODES / 4);
+    let (scales, minima) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
+    let layout = Layout::of(format);
+    for first in (0..tile.cols).step_by(CHUNK_COLS_MAX) {
+        let cols = CHUNK_COLS_MAX.min(tile.cols - first);
+        let codes = bytemuck::cast_slice_mut(codes);
+        let mut stretch = Unpacked { layout, cols, codes, scales, minima };
+        unpack(isa, &tile, first, &mut stretch);
+        multiply(isa, &tile, first, &stretch, block);
+    }
+}
+
+/// One row, read back: `out [cols]`.
+pub(super) fn read_row(format: BlockFormat, panel: &[u8], lane: usize, out: &mut [f32]) {
+    scalar::read_row(Layout::of(format), panel, lane, out);
+}
+
+impl Tile<'_> {
+    /// What the vector kernels rely on.
+    fn check(&self, block: &[f32]) {
+        let layout = Layout::of(self.format);
+        assert!(self.cols.is_multiple_of(layout.chunk_cols()) && (1..=TILE_PANELS).contains(&self.panels));
+        let bytes = self.cols / layout.chunk_cols() * layout.chunk_bytes();
+        assert!((self.panels - 1) * self.panel_bytes + bytes <= self.weights.len());
+        assert_eq!(block.len(), self.rows * self.panels * PANEL);
+        let last = self.rows.saturating_sub(1);
+        assert!(self.rows == 0 || last * self.x.stride + self.cols <= self.x.codes.len());
+        assert!(self.rows == 0 || (last * self.x.stride + self.cols) / RUN <= self.x.heads.len());
+        assert!(self.x.stride.is_multiple_of(RUN));
+    }
+
+    /// The codes of row `row` from column `col` on, and their runs.
+    fn row(&self, row: usize, col: usize) -> (&[i8], &[RunHead]) {
+        let at = row * self.x.stride + col;
+        (&self.x.codes[at..], &self.x.heads[at / RUN..])
+    }
+
+    /// The chunk of panel `panel` that begins at column `col`.
+    fn chunk(&self, panel: usize, col: usize) -> &[u8] {
+        let layout = Layout::of(self.format);
+        let at = panel * self.panel_bytes + col / layout.chunk_cols() * layout.chunk_bytes();
+        &self.weights[at..at + layout.chunk_bytes()]
+    }
+}
+
+/// Whether the ISA has a way of its own for few rows; then it took it.
+fn few_rows(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && avx512::available() {
+        avx512::few_rows(tile, block);
+        return true;
+    }
+    false
+}
+
+fn unpack(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx if avx512::available() => avx512::unpack(tile, first, stretch),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => avx2::unpack(tile, first, stretch),
+        _ => scalar::unpack(tile, first, stretch),
+    }
+}
+
+fn multiply(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx if avx512::available() => avx512::multiply(tile, first, stretch, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => avx2::multiply(tile, first, stretch, block),
+        _ => scalar::multiply(tile, first, stretch, block),
+    }
+}
