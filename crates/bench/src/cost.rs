@@ -1,7 +1,5 @@
 //! Bytes and operations of a step, counted from the configuration.
 
-use fathom_kernels::Compute;
-use fathom_kernels::gemm::{PANEL, PackedMatrix, WeightFormat};
 use fathom_model::{Config, LatentCache, Model};
 use serde::Serialize;
 
@@ -105,7 +103,7 @@ impl DecodeCost {
     pub fn of(model: &Model) -> Self {
         let config = model.config();
         let moe = (0..config.num_hidden_layers).filter(|&layer| config.is_moe(layer)).count();
-        let expert_bytes = if moe == 0 { 0 } else { expert_bytes(model.compute(), model.format(), config) };
+        let expert_bytes = model.expert_bytes();
         Self {
             fixed_bytes: model
                 .weight_bytes_per_token()
@@ -120,17 +118,6 @@ impl DecodeCost {
     pub fn step_bytes(&self, experts: f64, cached: f64) -> f64 {
         self.fixed_bytes as f64 + experts * self.expert_bytes as f64 + cached * self.cached_token_bytes as f64
     }
-}
-
-/// Packed bytes of a routed expert, padding included.
-fn expert_bytes(compute: &Compute, format: WeightFormat, config: &Config) -> usize {
-    // The packer knows how wide a panel of so many columns is.
-    let bytes = |rows: usize, cols: usize| {
-        let panel = PackedMatrix::from_rows(compute, format, [PANEL, cols], &vec![0.0; PANEL * cols]);
-        rows.div_ceil(PANEL) * panel.bytes()
-    };
-    let (hidden, width) = (config.hidden_size, config.moe_intermediate_size);
-    2 * bytes(width, hidden) + bytes(hidden, width)
 }
 
 #[cfg(test)]

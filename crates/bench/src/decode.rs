@@ -85,6 +85,7 @@ fn at_context(
         bytes_per_step: step_bytes,
         bytes_per_token: step_bytes / batch as f64,
         bytes_per_second: step_bytes * steps / seconds.median,
+        tokens_per_second_of_layers: None,
         share_of_bandwidth: 0.0,
         seconds,
     }))

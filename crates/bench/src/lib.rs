@@ -31,7 +31,7 @@ mod table;
 
 pub use cost::{DecodeCost, PrefillCost, Product};
 pub use error::{Error, Result};
-pub use limits::{Effort, Limits, Measured, available_memory};
+pub use limits::{Effort, Limits, Measured, Peak, available_memory};
 pub use plan::{Counts, Plan};
 pub use report::{DecodeResult, ModelFacts, PrefillResult, Report};
 pub use spread::Spread;
@@ -74,15 +74,19 @@ pub fn run(model: &Model, plan: &Plan, effort: Effort, mut hooks: Hooks<'_>) -> 
         (hooks.note)("the memory bandwidth again");
         limits.read_again(model.compute(), effort);
     }
+    let facts = ModelFacts::of(model);
     for result in &mut decode {
         result.compare(&limits);
+        if let Some(layers) = plan.of_layers {
+            result.extrapolate(&facts, layers);
+        }
     }
     let complete = !(hooks.stop)()
         && prefill.len() == plan.prefills().len()
         && decode.len() == plan.decode_batches().len() * plan.contexts.len();
     Ok(Report {
         complete: complete && prefill.iter().all(|r| r.complete) && decode.iter().all(|r| r.complete),
-        model: ModelFacts::of(model),
+        model: facts,
         plan: plan.clone(),
         limits,
         prefill,

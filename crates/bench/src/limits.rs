@@ -1,6 +1,7 @@
 //! What the machine allows, in the same sitting.
 
 use fathom_kernels::Compute;
+use fathom_kernels::gemm::{Precision, WeightFormat};
 use fathom_kernels::roofline::{self, Multiplier, Rate};
 use serde::Serialize;
 
@@ -64,6 +65,25 @@ pub struct Limits {
     pub f32_flops: Measured,
     /// Operations of the AMX tile unit in bf16, where there is one.
     pub bf16_tile_flops: Option<Measured>,
+    /// The same with operands from the second-level cache.
+    pub bf16_tile_flops_from_l2: Option<Measured>,
+    /// Operations of integer vectors, where the ISA has them.
+    pub int8_ops: Option<Measured>,
+    /// Operations of the AMX tile unit in int8, where there is one.
+    pub int8_tile_ops: Option<Measured>,
+    /// The same with operands from the second-level cache.
+    pub int8_tile_ops_from_l2: Option<Measured>,
+}
+
+/// What the products with some weights multiply with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peak {
+    /// The multiplier's name.
+    pub multiplier: &'static str,
+    /// Its best rate with operands in registers, operations per second.
+    pub registers: f64,
+    /// Of a tile unit: its best rate with operands from the second-level cache.
+    pub from_l2: Option<f64>,
 }
 
 impl Limits {
@@ -71,6 +91,9 @@ impl Limits {
     pub fn measure(compute: &Compute, effort: Effort) -> Self {
         let multiply =
             |multiplier| roofline::multiply_rate(compute, multiplier, effort.seconds).map(Measured::from);
+        let from_l2 = |multiplier| {
+            roofline::multiply_rate_from_l2(compute, multiplier, effort.seconds).map(Measured::from)
+        };
         Self {
             isa: compute.isa().name(),
             threads: compute.threads(),
@@ -79,6 +102,10 @@ impl Limits {
             read_after: None,
             f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
             bf16_tile_flops: multiply(Multiplier::Bf16Tiles),
+            bf16_tile_flops_from_l2: from_l2(Multiplier::Bf16Tiles),
+            int8_ops: multiply(Multiplier::Int8),
+            int8_tile_ops: multiply(Multiplier::Int8Tiles),
+            int8_tile_ops_from_l2: from_l2(Multiplier::Int8Tiles),
         }
     }
 
@@ -92,12 +119,22 @@ impl Limits {
         self.read_after.map_or(0.0, |after| after.best).max(self.read_before.best)
     }
 
-    /// The best rate of the multiplier that products with weights of format `weights` (its name)
-    /// use, and that multiplier's name.
-    pub fn peak(&self, weights: &str) -> (f64, &'static str) {
-        match self.bf16_tile_flops {
-            Some(tiles) if weights == "bf16" => (tiles.best, "bf16 tiles"),
-            _ => (self.f32_flops.best, "f32 FMA"),
+    /// The multiplier that products with weights of format `weights` (its name) use.
+    pub fn peak(&self, weights: &str) -> Peak {
+        let precision = WeightFormat::from_name(weights).map(WeightFormat::precision);
+        let best = |rate: Option<Measured>| rate.map(|rate| rate.best);
+        let tiles =
+            |multiplier, rate: Measured, l2| Peak { multiplier, registers: rate.best, from_l2: best(l2) };
+        let vectors = |multiplier, rate: Measured| tiles(multiplier, rate, None);
+        match (precision, self.bf16_tile_flops, self.int8_tile_ops, self.int8_ops) {
+            (Some(Precision::Bf16), Some(rate), _, _) => {
+                tiles("bf16 tiles", rate, self.bf16_tile_flops_from_l2)
+            }
+            (Some(Precision::Int8), _, Some(rate), _) => {
+                tiles("int8 tiles", rate, self.int8_tile_ops_from_l2)
+            }
+            (Some(Precision::Int8), _, None, Some(rate)) => vectors("int8 vectors", rate),
+            _ => vectors("f32 FMA", self.f32_flops),
         }
     }
 }
@@ -125,12 +162,36 @@ mod tests {
             read_after: None,
             f32_flops: rate(10.0),
             bf16_tile_flops: Some(rate(100.0)),
+            bf16_tile_flops_from_l2: Some(rate(60.0)),
+            int8_ops: Some(rate(40.0)),
+            int8_tile_ops: Some(rate(200.0)),
+            int8_tile_ops_from_l2: Some(rate(120.0)),
         };
-        assert_eq!(limits.peak("bf16").0, 100.0);
-        assert_eq!(limits.peak("f32").0, 10.0);
+        #[track_caller]
+        fn check(limits: &Limits, rows: [(&str, &'static str, f64, Option<f64>); 5]) {
+            for (weights, multiplier, registers, from_l2) in rows {
+                assert_eq!(limits.peak(weights), Peak { multiplier, registers, from_l2 }, "{weights}");
+            }
+        }
+        let bf16 = ("bf16 tiles", 100.0, Some(60.0));
+        let int8 = ("int8 tiles", 200.0, Some(120.0));
+        let plain = ("f32 FMA", 10.0, None);
+        let row = |name: &'static str, (multiplier, registers, from_l2): (&'static str, f64, Option<f64>)| {
+            (name, multiplier, registers, from_l2)
+        };
+        check(
+            &limits,
+            [row("bf16", bf16), row("fp8", bf16), row("q8_0", int8), row("q4_k", int8), row("f16", plain)],
+        );
         assert_eq!(limits.read(), 3.0);
-        (limits.bf16_tile_flops, limits.read_after) = (None, Some(rate(4.0)));
-        assert_eq!(limits.peak("bf16"), (10.0, "f32 FMA"));
+        (limits.bf16_tile_flops, limits.int8_tile_ops, limits.read_after) = (None, None, Some(rate(4.0)));
+        let int8 = ("int8 vectors", 40.0, None);
+        check(
+            &limits,
+            [row("bf16", plain), row("fp8", plain), row("q8_0", int8), row("q6_k", int8), row("f32", plain)],
+        );
+        limits.int8_ops = None;
+        assert_eq!(limits.peak("q8_0").multiplier, "f32 FMA");
         assert_eq!(limits.read(), 4.0);
     }
 }

@@ -79,6 +79,8 @@ pub struct Plan {
     pub repeats: usize,
     /// Of the random tokens.
     pub seed: u64,
+    /// Decoding is also told for a model of so many layers like the measured ones.
+    pub of_layers: Option<usize>,
 }
 
 impl Plan {
@@ -106,6 +108,7 @@ impl Plan {
     pub fn check(&self, config: &Config) -> Result<()> {
         let positive = [
             ("the number of repeats (--repeats)", self.repeats == 0),
+            ("the number of layers (--of-layers)", self.of_layers == Some(0)),
             ("a batch size (--batch)", self.batches.iter().any(|batch| batch == 0)),
             ("a prompt length (--prompt-tokens)", self.prompt_tokens.iter().any(|prompt| prompt == 0)),
         ];
@@ -170,6 +173,7 @@ mod tests {
             batches: vec![4, 2].into(),
             repeats: 3,
             seed: 1,
+            of_layers: None,
         }
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn measure(
     };
     let cost = PrefillCost::of(bench.model.config(), prompt, batch);
     let flops_per_second = cost.flops() / seconds.median;
-    let (peak, multiplier) = limits.peak(bench.model.format().name());
+    let peak = limits.peak(bench.model.format().name());
     let f32_gemm_seconds = times.of_all(&cost.products, hooks);
     Ok(Some(PrefillResult {
         prompt_tokens: prompt,
@@ -55,8 +55,9 @@ pub(crate) fn measure(
         tokens_per_second,
         flops_per_token: cost.flops() / tokens,
         flops_per_second,
-        multiplier,
-        share_of_peak: flops_per_second / peak,
+        multiplier: peak.multiplier,
+        share_of_peak: flops_per_second / peak.registers,
+        share_of_l2_peak: peak.from_l2.map(|peak| flops_per_second / peak),
         times_f32_gemm: f32_gemm_seconds.map(|gemm| gemm / seconds.median),
         f32_gemm_seconds,
         seconds,

@@ -36,6 +36,8 @@ pub struct ModelFacts {
     pub weight_bytes: usize,
     /// Bytes of weights that decoding one token reads.
     pub weight_bytes_per_token: usize,
+    /// Bytes of the output head, which are among them.
+    pub head_bytes: usize,
     /// Bytes of the latent cache per token.
     pub cache_bytes_per_token: usize,
     /// What the bytes of decode steps are counted from.
@@ -52,6 +54,7 @@ impl ModelFacts {
             dtype: model.format().name(),
             weight_bytes: model.weight_bytes(),
             weight_bytes_per_token: model.weight_bytes_per_token(),
+            head_bytes: model.head_bytes(),
             cache_bytes_per_token: LatentCache::bytes_per_token(config, model.cache_format()),
             decode_cost: DecodeCost::of(model),
         }
@@ -77,6 +80,9 @@ pub struct PrefillResult {
     pub multiplier: &'static str,
     /// `flops_per_second` over that multiplier's best rate.
     pub share_of_peak: f64,
+    /// `flops_per_second` over the best rate of that multiplier fed from the second-level cache, where it
+    /// is a tile unit.
+    pub share_of_l2_peak: Option<f64>,
     /// How many times as fast as f32 products of the same shapes alone (without attention, norms
     /// and the head) run in Fathom on this machine.
     pub times_f32_gemm: Option<f64>,
@@ -107,6 +113,9 @@ pub struct DecodeResult {
     pub bytes_per_token: f64,
     /// At the median.
     pub bytes_per_second: f64,
+    /// Of all sequences together, with [`Plan::of_layers`] layers like these: every layer takes the mean
+    /// time, the head its share of the bytes.
+    pub tokens_per_second_of_layers: Option<f64>,
     /// `bytes_per_second` over the best bandwidth seen before and after.
     pub share_of_bandwidth: f64,
     /// Of each repeat.
@@ -114,6 +123,14 @@ pub struct DecodeResult {
 }
 
 impl DecodeResult {
+    /// Sets [`DecodeResult::tokens_per_second_of_layers`].
+    pub(crate) fn extrapolate(&mut self, model: &ModelFacts, layers: usize) {
+        let step = self.batch as f64 / self.tokens_per_second.median;
+        let head = model.head_bytes as f64 / self.bytes_per_second;
+        let whole = (step - head) * layers as f64 / model.layers as f64 + head;
+        self.tokens_per_second_of_layers = Some(self.batch as f64 / whole);
+    }
+
     /// Sets what depends on the machine.
     pub(crate) fn compare(&mut self, limits: &Limits) {
         self.share_of_bandwidth = self.bytes_per_second / limits.read();

@@ -14,8 +14,18 @@ impl fmt::Display for Limits {
         }
         writeln!(f, " (from {})", si(self.read_buffer_bytes as f64, "B"))?;
         writeln!(f, "f32 FMA   {}", rate(self.f32_flops, "FLOP/s"))?;
-        if let Some(tiles) = self.bf16_tile_flops {
-            writeln!(f, "AMX bf16  {}", rate(tiles, "FLOP/s"))?;
+        if let Some(vectors) = self.int8_ops {
+            writeln!(f, "int8      {}", rate(vectors, "OP/s"))?;
+        }
+        for (name, unit, registers, from_l2) in [
+            ("AMX bf16", "FLOP/s", self.bf16_tile_flops, self.bf16_tile_flops_from_l2),
+            ("AMX int8", "OP/s", self.int8_tile_ops, self.int8_tile_ops_from_l2),
+        ] {
+            if let Some(registers) = registers {
+                write!(f, "{name}  {}", rate(registers, unit))?;
+                from_l2.map_or(Ok(()), |l2| write!(f, "; from the L2 cache {}", rate(l2, unit)))?;
+                writeln!(f)?;
+            }
         }
         Ok(())
     }
@@ -36,16 +46,17 @@ impl fmt::Display for Report {
         )?;
         write!(f, "{}", self.limits)?;
         if !self.prefill.is_empty() {
-            let (_, multiplier) = self.limits.peak(model.dtype);
+            let multiplier = self.limits.peak(model.dtype).multiplier;
             writeln!(
                 f,
-                "\nprefill, tokens/s; share of the {multiplier} peak; f32: times the speed of f32 products of the same shapes\n"
+                "\nprefill, tokens/s; share of the {multiplier} peak, and of that fed from the L2 cache; f32: times the speed of f32 products of the same shapes\n"
             )?;
             f.write_str(&table(&PREFILL, &self.prefill_rows()))?;
         }
         if !self.decode.is_empty() {
             writeln!(f, "\ndecode, tokens/s of all sequences; share of the best bandwidth\n")?;
             f.write_str(&table(&DECODE, &self.decode_rows()))?;
+            self.of_layers(f)?;
         }
         if !self.complete {
             writeln!(
@@ -58,8 +69,8 @@ impl fmt::Display for Report {
     }
 }
 
-const PREFILL: [&str; 9] =
-    ["prompt", "batch", "tokens/s", "min", "max", "MFLOP/token", "GFLOP/s", "share", "× f32"];
+const PREFILL: [&str; 10] =
+    ["prompt", "batch", "tokens/s", "min", "max", "MFLOP/token", "GFLOP/s", "share", "of L2", "× f32"];
 const DECODE: [&str; 11] = [
     "context", "batch", "tokens/s", "min", "max", "per seq", "experts", "MB/step", "MB/token", "GB/s",
     "share",
@@ -78,10 +89,29 @@ impl Report {
                 digits(result.flops_per_token / 1e6),
                 digits(result.flops_per_second / 1e9),
                 percent(result.share_of_peak),
+                result.share_of_l2_peak.map_or("–".to_owned(), percent),
                 result.times_f32_gemm.map_or("–".to_owned(), digits),
             ]
         };
         self.prefill.iter().map(row).collect()
+    }
+
+    fn of_layers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let results =
+            self.decode.iter().filter_map(|result| Some((result, result.tokens_per_second_of_layers?)));
+        for (index, (result, speed)) in results.enumerate() {
+            if index == 0 {
+                writeln!(f)?;
+            }
+            let layers = self.plan.of_layers.unwrap_or(self.model.layers);
+            let (batch, context) = (result.batch, result.context);
+            writeln!(
+                f,
+                "{layers} layers like these: {} tokens/s (batch {batch}, context {context})",
+                digits(speed)
+            )?;
+        }
+        Ok(())
     }
 
     fn decode_rows(&self) -> Vec<Vec<String>> {

@@ -13,7 +13,7 @@ const EFFORT: Effort = Effort { bytes: 1 << 20, seconds: 0.001 };
 fn model(name: &str, format: WeightFormat) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let compute = Compute::new(2).expect("an ISA of this machine");
-    let options = LoadOptions { storage: format.into(), mtp: false };
+    let options = LoadOptions::new(format);
     Model::load(&dir, compute, options, &mut |_, _| {}).expect("the fixture is a checkpoint")
 }
 
@@ -25,6 +25,7 @@ fn plan() -> Plan {
         batches: vec![1, 3].into(),
         repeats: 1,
         seed: 7,
+        of_layers: Some(61),
     }
 }
 
@@ -44,6 +45,8 @@ fn check_report(report: &Report) {
     }
     for result in &report.decode {
         check(&result.tokens_per_second, result.seconds.samples.len());
+        let whole = result.tokens_per_second_of_layers.expect("61 layers are asked for");
+        assert!(whole > 0.0 && whole < result.tokens_per_second.median, "more layers, more time: {whole}");
         let ratios = [result.bytes_per_token, result.bytes_per_second, result.share_of_bandwidth];
         assert!(ratios.iter().all(|ratio| ratio.is_finite() && *ratio > 0.0), "{result:?}");
     }

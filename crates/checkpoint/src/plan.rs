@@ -77,7 +77,13 @@ impl Plan {
 
     /// How the tensor `name` is stored; `None` if no rule says.
     pub fn format_of(&self, name: &str) -> Option<Dtype> {
-        self.rules.iter().find(|rule| matches(&rule.tensors, name)).map(|rule| rule.format)
+        self.format_of_any(&[name])
+    }
+
+    /// The same for a tensor that goes by several names: the first rule that matches one of them counts.
+    pub fn format_of_any(&self, names: &[&str]) -> Option<Dtype> {
+        let is_meant = |rule: &&Rule| names.iter().any(|name| matches(&rule.tensors, name));
+        self.rules.iter().find(is_meant).map(|rule| rule.format)
     }
 }
 

@@ -8,9 +8,9 @@ use fathom_checkpoint::Plan;
 use fathom_checkpoint::gguf::is_gguf;
 use fathom_kernels::Compute;
 use fathom_kernels::gemm::WeightFormat;
-use fathom_model::{Config, LoadOptions, Model, Storage};
+use fathom_model::{CacheOutcome, CacheUse, Config, LoadOptions, Model, Storage};
 
-use crate::terminal::LateBar;
+use crate::terminal::{LateBar, without_controls};
 
 /// Which model, and how to hold it.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,6 +21,9 @@ pub(crate) struct ModelArgs {
 
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
+
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
 
     /// Threads to compute with; 0 means one per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -41,6 +44,27 @@ pub(crate) struct StorageArgs {
     /// with a list of {"tensors": "<name, * for any characters>", "format": "..."}
     #[arg(long, value_name = "PLAN", conflicts_with = "dtype")]
     pub(crate) quant: Option<String>,
+}
+
+/// Where weights are kept as they were packed.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct CacheArgs {
+    /// The packed cache: weights in the layout the kernels read, written after the first start and mapped at later
+    /// ones, which are ready at once. It takes as much disk as the weights take memory, one file for each way to hold
+    /// them, and is made again when the checkpoint changes; it may be deleted at any time. auto: in .fathom/ beside
+    /// the model, or below $FATHOM_CACHE_DIR or ~/.cache/fathom where that cannot be written, for models of 256 MiB
+    /// and more. off: neither read nor written. DIR: in that directory, for any model
+    #[arg(long, value_name = "auto|off|DIR", default_value = "auto", value_parser = read_cache_use)]
+    pub(crate) packed_cache: CacheUse,
+}
+
+fn read_cache_use(text: &str) -> Result<CacheUse, String> {
+    match text {
+        "" => Err("give auto, off or a directory".to_owned()),
+        "auto" => Ok(CacheUse::Auto),
+        "off" => Ok(CacheUse::Off),
+        directory => Ok(CacheUse::Directory(directory.into())),
+    }
 }
 
 /// Compute types.
@@ -103,8 +127,58 @@ impl ModelArgs {
     pub(crate) fn load(&self, mtp: bool) -> Result<Model> {
         let compute = Compute::new(self.threads)?;
         let mut bar = LateBar::of_bytes("loading");
-        let options = LoadOptions { storage: self.storage.storage()?, mtp };
-        let model = Model::load(&self.model, compute, options, &mut |done, total| bar.set(done, total));
-        Ok(model?)
+        let cache = self.cache.packed_cache.clone();
+        let options = LoadOptions { mtp, cache, ..LoadOptions::new(self.storage.storage()?) };
+        let model = Model::load(&self.model, compute, options, &mut |done, total| bar.set(done, total))?;
+        drop(bar);
+        if let Some(line) = cache_line(model.packed_cache()) {
+            eprintln!("{}", without_controls(&line));
+        }
+        Ok(model)
+    }
+}
+
+/// What is worth knowing about the packed cache: that a large file was written, and why. (A failure was logged.)
+fn cache_line(outcome: &CacheOutcome) -> Option<String> {
+    let CacheOutcome::Written { path, bytes, instead } = outcome else { return None };
+    let (path, size) = (path.display(), *bytes as f64 / 1e9);
+    Some(match instead {
+        None => format!("wrote the packed cache {path} ({size:.2} GB): the next start maps it"),
+        Some(why) => format!("made the packed cache {path} again ({size:.2} GB): {why}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_about_a_cache_that_was_written_and_none_otherwise() {
+        let written = |instead: Option<&str>| {
+            let (path, instead) = ("m/.fathom/f32.packed".into(), instead.map(str::to_owned));
+            cache_line(&CacheOutcome::Written { path, bytes: 1_230_000_000, instead })
+        };
+        for (outcome, parts) in [
+            (written(None), ["wrote", "m/.fathom/f32.packed", "1.23 GB"]),
+            (written(Some("it is damaged")), ["again", "1.23 GB", "it is damaged"]),
+        ] {
+            let line = outcome.expect("a line");
+            assert!(parts.iter().all(|part| line.contains(part)) && !line.contains('\n'), "{line}");
+        }
+        for outcome in [CacheOutcome::Unused, CacheOutcome::Mapped, CacheOutcome::Failed("full".to_owned())] {
+            assert_eq!(cache_line(&outcome), None);
+        }
+    }
+
+    #[test]
+    fn words_and_directories() {
+        for (text, expected) in [
+            ("auto", Ok(CacheUse::Auto)),
+            ("off", Ok(CacheUse::Off)),
+            ("./off", Ok(CacheUse::Directory("./off".into()))),
+            ("", Err("give auto, off or a directory".to_owned())),
+        ] {
+            assert_eq!(read_cache_use(text), expected, "{text:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use fathom_engine::{Language, gguf_generation_entries, gguf_vocabulary, gguf_voc
 use fathom_model::Config;
 use fathom_model::config::gguf::metadata;
 use fathom_model::export::{Layout, OfCheckpoint, file_type, gguf_tensors, write_gguf};
-use fathom_text::{GgufVocabulary, TokenizerConfig};
+use fathom_text::GgufVocabulary;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
@@ -34,8 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let vocabulary = if is_gguf(&model) {
         gguf_vocabulary(&read_metadata(&model)?)?.ok_or("the file has no vocabulary")?
     } else {
-        let json = std::fs::read(model.join("tokenizer.json"))?;
-        GgufVocabulary::from_tokenizer_json(&json, &TokenizerConfig::from_dir(&model)?, config.vocab_size)?
+        GgufVocabulary::from_dir(&model, config.vocab_size)?
     };
     entries.extend(gguf_vocabulary_entries(&vocabulary));
     entries.extend(gguf_generation_entries(&Language::open(&model)?.recommendation()?));

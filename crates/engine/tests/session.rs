@@ -23,7 +23,7 @@ struct Fixture {
 
 impl Fixture {
     fn open(name: &str) -> Self {
-        let options = LoadOptions { storage: WeightFormat::F32.into(), mtp: false };
+        let options = LoadOptions::new(WeightFormat::F32);
         let compute = Compute::new(2).unwrap();
         let golden = Checkpoint::open(&dir(name).join("golden.safetensors")).unwrap();
         let ids = |name: &str| -> Vec<u32> {

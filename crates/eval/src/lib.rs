@@ -2,6 +2,8 @@
 //!
 //! [`perplexity`] asks a model how likely every token of a text is, window by window as the field does it, and
 //! sums up: [`Score`] has perplexity, which depends on the tokenizer, and bits per byte, which does not.
+//! [`compare`] runs two models over a text and says how far the second is from the first ([`Divergence`]), and
+//! where between the layers that begins; [`calibrate`] finds which columns of a model's matrices matter to a text.
 //! [`LogitsFile`] writes down everything a model computes on given tokens, so that two implementations can be
 //! compared number by number.
 //!
@@ -13,13 +15,19 @@
 
 #![forbid(unsafe_code)]
 
+mod calibrate;
+mod compare;
 mod document;
 mod error;
+mod kl;
 mod logits;
 mod perplexity;
 mod windows;
 
+pub use calibrate::calibrate;
+pub use compare::{Comparison, compare};
 pub use document::Document;
 pub use error::{Error, Result};
+pub use kl::{Divergence, LayerErrors};
 pub use logits::{Contents, Feeding, Form, LogitsFile, OnTokens};
 pub use perplexity::{OnProgress, Score, Windowing, perplexity};

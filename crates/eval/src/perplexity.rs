@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use fathom_engine::logprob;
 use fathom_model::{Config, ForwardOptions, LatentCache, LogitRows, Model, Segment, Sequence, Workspace};
 
-use crate::document::Document;
+use crate::document::{Document, Fed};
 use crate::error::{Error, Result};
 use crate::windows::{self, Window, windows};
 
@@ -99,7 +99,7 @@ pub fn perplexity(
         document,
         workspace: Workspace::default(),
         cache: model.new_cache(window.min(document.tokens.len() + 1))?,
-        rows: (LOGITS_MAX / model.config().vocab_size).clamp(1, ROWS_MAX),
+        rows: rows_per_pass(model.config()),
         score: Score { tokens: 0, nll: 0.0, bytes: document.bytes, complete: false },
     };
     let total = document.tokens.len() - usize::from(document.bos.is_none());
@@ -109,6 +109,11 @@ pub fn perplexity(
         }
     }
     Ok(Score { complete: true, ..scorer.score })
+}
+
+/// Rows of one pass whose logits are all wanted.
+pub(crate) fn rows_per_pass(config: &Config) -> usize {
+    (LOGITS_MAX / config.vocab_size).clamp(1, ROWS_MAX)
 }
 
 struct Scorer<'a> {
@@ -129,15 +134,7 @@ impl Scorer<'_> {
         total: usize,
         on_progress: OnProgress<'_>,
     ) -> Result<ControlFlow<()>> {
-        // Input row `i` predicts target `i`: the inputs are the tokens of the window one place to the left, behind bos.
-        let tokens = &self.document.tokens;
-        let inputs = match self.document.bos {
-            Some(bos) => [&[bos], &tokens[window.tokens.start..window.tokens.end - 1]].concat(),
-            None => tokens[window.tokens.start..window.tokens.end - 1].to_vec(),
-        };
-        let targets = &tokens[window.tokens.end - inputs.len()..window.tokens.end];
-        let context_only = inputs.len() - (window.tokens.end - window.scored_from);
-
+        let Fed { inputs, targets, context_only } = self.document.fed(window);
         let mut sequence = Sequence::default();
         let mut done = 0;
         let mut flow = ControlFlow::Continue(());

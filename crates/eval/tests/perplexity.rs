@@ -15,7 +15,7 @@ fn dir() -> PathBuf {
 }
 
 fn model() -> Model {
-    let options = LoadOptions { storage: WeightFormat::F32.into(), mtp: false };
+    let options = LoadOptions::new(WeightFormat::F32);
     Model::load(&dir(), Compute::new(2).unwrap(), options, &mut |_, _| {}).unwrap()
 }
 

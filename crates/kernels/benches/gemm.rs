@@ -4,7 +4,7 @@
 //! operations where multiplying is, the share of the limit measured in the same run, and the ratio
 //! to f32 weights on AVX-512 (or the best ISA below it). `cargo bench -p fathom-kernels --bench gemm -- 4`
 //! runs on four threads (the default is one per processor); names of formats and ISAs pick some of them:
-//! `-- 2 q4_k q8_0 avx512`.
+//! `-- 2 q4_k q8_0 avx512`, and a shape such as `512x3648x2048` replaces the built-in ones.
 
 use fathom_kernels::gemm::{Precision, WeightFormat};
 use fathom_kernels::roofline::{Multiplier, Rate, gemm_rate, multiply_rate, read_bandwidth};
@@ -48,6 +48,7 @@ struct Limits {
     f32_flops: f64,
     tile_flops: Option<f64>,
     int8_ops: Option<f64>,
+    int8_tile_ops: Option<f64>,
 }
 
 impl Limits {
@@ -58,17 +59,17 @@ impl Limits {
             f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
             tile_flops: multiply(Multiplier::Bf16Tiles),
             int8_ops: multiply(Multiplier::Int8),
+            int8_tile_ops: multiply(Multiplier::Int8Tiles),
         }
     }
 
     fn flops(&self, format: WeightFormat) -> f64 {
-        match (format, self.tile_flops) {
-            (WeightFormat::Bf16 | WeightFormat::Block(BlockFormat::Fp8), Some(tiles)) => tiles,
-            (WeightFormat::Block(_), _) if format.precision() == Precision::Int8 => {
-                self.int8_ops.unwrap_or(self.f32_flops)
-            }
-            _ => self.f32_flops,
-        }
+        let multiplier = match format.precision() {
+            Precision::F32 => None,
+            Precision::Bf16 => self.tile_flops,
+            Precision::Int8 => self.int8_tile_ops.or(self.int8_ops),
+        };
+        multiplier.unwrap_or(self.f32_flops)
     }
 }
 
@@ -93,15 +94,18 @@ fn main() {
         })
         .collect();
     for (compute, limits) in &machines {
-        let tiles =
-            limits.tile_flops.map_or(String::new(), |tiles| format!(", bf16 tiles {:.0}", tiles / 1e9));
+        let tiles = [("bf16", limits.tile_flops), ("int8", limits.int8_tile_ops)].map(|(name, rate)| {
+            rate.map_or(String::new(), |rate| format!(", {name} tiles {:.0}", rate / 1e9))
+        });
         println!(
-            "{:<7} {} threads: read {:.1} GB/s, f32 {:.0} GFLOP/s, int8 {:.0} GOP/s{tiles}",
+            "{:<7} {} threads: read {:.1} GB/s, f32 {:.0} GFLOP/s, int8 {:.0} GOP/s{}{}",
             compute.isa().name(),
             compute.threads(),
             limits.read / 1e9,
             limits.f32_flops / 1e9,
-            limits.int8_ops.unwrap_or(0.0) / 1e9
+            limits.int8_ops.unwrap_or(0.0) / 1e9,
+            tiles[0],
+            tiles[1]
         );
     }
     println!();
@@ -109,9 +113,19 @@ fn main() {
         "{:<16} {:>18} {:>6} {:>7} {:>9} {:>12} {:>6} {:>6} {:>8}",
         "product", "[rows, n, k]", "format", "isa", "µs", "rate", "limit", "spread", "× f32"
     );
-    for (name, shape) in SHAPES {
+    let asked: Vec<[usize; 3]> = arguments.iter().filter_map(|argument| parse_shape(argument)).collect();
+    for shape in &asked {
+        bench("as asked", *shape, &formats, &machines);
+    }
+    for (name, shape) in SHAPES.into_iter().filter(|_| asked.is_empty()) {
         bench(name, shape, &formats, &machines);
     }
+}
+
+/// `512x3648x2048`.
+fn parse_shape(text: &str) -> Option<[usize; 3]> {
+    let sides: Vec<usize> = text.split('x').map(str::parse).collect::<Result<_, _>>().ok()?;
+    sides.try_into().ok()
 }
 
 /// All formats and ISAs of one shape.

@@ -14,7 +14,8 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 f32 lanes.
     Avx512,
-    /// AVX-512 and the AMX bf16 tile unit, with the operating system's permission to use it.
+    /// AVX-512 and the AMX bf16 tile unit, with the operating system's permission to use it. Products of
+    /// bytes take the unit too where it has them, and vectors where not.
     Amx,
 }
 

@@ -11,6 +11,7 @@
 //! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
+//! | [`encode`] | weights to blocks |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
 //!
 //! Every operation runs on a [`Compute`]: an ISA and a pool of threads that live as long as the
@@ -26,6 +27,7 @@
 pub mod attention;
 pub mod combine;
 mod compute;
+pub mod encode;
 mod error;
 pub mod gemm;
 mod isa;
@@ -37,8 +39,10 @@ pub mod roofline;
 pub mod rope;
 pub mod router;
 mod shared;
+mod storage;
 mod swiglu;
 
 pub use compute::{Compute, THREADS_MAX};
 pub use error::{Error, Result};
 pub use isa::Isa;
+pub use storage::{SharedBytes, WeightBytes};

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::amx_peak::{self, Kind};
 use crate::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, WeightFormat, gemm};
 use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
@@ -106,6 +108,8 @@ pub enum Multiplier {
     Bf16Tiles,
     /// Integer vectors of the ISA, u8 × i8 into i32: `vpdpbusd`, or `vpmaddubsw` with `vpmaddwd`.
     Int8,
+    /// The AMX tile unit in int8, with i32 sums.
+    Int8Tiles,
 }
 
 /// Operations per second (a product and a sum are two) that all threads do together, for about
@@ -114,21 +118,54 @@ pub enum Multiplier {
 pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) -> Option<Rate> {
     let burst: fn(Isa) -> f64 = match multiplier {
         Multiplier::F32 => multiply_f32,
-        #[cfg(target_arch = "x86_64")]
-        Multiplier::Bf16Tiles if compute.isa >= Isa::Amx => |_| crate::gemm::amx_multiply_in_registers(500),
         Multiplier::Int8 if compute.isa > Isa::Scalar => multiply_int8,
-        Multiplier::Bf16Tiles | Multiplier::Int8 => return None,
+        #[cfg(target_arch = "x86_64")]
+        tiles => match tile_kind(compute.isa, tiles)? {
+            Kind::Bf16 => |_| amx_peak::in_registers(Kind::Bf16, 500),
+            Kind::Int8 => |_| amx_peak::in_registers(Kind::Int8, 500),
+        },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => return None,
     };
-    // Long enough that threads starting apart do not matter.
+    Some(measure(compute, seconds, || (), |()| for_a_while(seconds, || burst(compute.isa))))
+}
+
+/// As [`multiply_rate`] of a tile unit whose operands come from the second-level cache: each thread
+/// multiplies 1 MiB of them again and again, 2 × 2 tiles at a time. What a product can reach whose operands
+/// do not stay in the first level. `None` where there is no such unit, and for vectors.
+pub fn multiply_rate_from_l2(compute: &Compute, multiplier: Multiplier, seconds: f64) -> Option<Rate> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let kind = tile_kind(compute.isa, multiplier)?;
+        let streams = || amx_peak::Streams::new(kind);
+        Some(measure(compute, seconds, streams, |streams| for_a_while(seconds, || streams.multiply())))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (compute, multiplier, seconds);
+        None
+    }
+}
+
+/// The numbers that a multiplier's tiles hold, if it is a tile unit and `isa` has it.
+#[cfg(target_arch = "x86_64")]
+fn tile_kind(isa: Isa, multiplier: Multiplier) -> Option<Kind> {
+    match multiplier {
+        Multiplier::Bf16Tiles if isa >= Isa::Amx => Some(Kind::Bf16),
+        Multiplier::Int8Tiles if isa >= Isa::Amx && crate::gemm::amx_int8_available() => Some(Kind::Int8),
+        _ => None,
+    }
+}
+
+/// Bursts of operations, as many as a pass of a measurement of `seconds` takes; long enough that threads
+/// starting apart do not matter. Returns how many operations.
+fn for_a_while(seconds: f64, mut burst: impl FnMut() -> f64) -> f64 {
     let pass = Duration::from_secs_f64((seconds / PASSES_MIN as f64).clamp(0.0, 0.05));
-    let burst_for_a_while = |(): &mut ()| {
-        let (started, mut operations) = (Instant::now(), 0.0);
-        while operations == 0.0 || started.elapsed() < pass {
-            operations += burst(compute.isa);
-        }
-        operations
-    };
-    Some(measure(compute, seconds, || (), burst_for_a_while))
+    let (started, mut operations) = (Instant::now(), 0.0);
+    while operations == 0.0 || started.elapsed() < pass {
+        operations += burst();
+    }
+    operations
 }
 
 /// Some tens of microseconds of multiplications; returns how many operations.
@@ -352,8 +389,11 @@ mod tests {
                 let multiply = multiply_rate(&compute, Multiplier::F32, 0.001).expect("always there");
                 check(multiply, &format!("{isa} multiply"));
                 check(gemm_rate(&compute, WeightFormat::Bf16, [2, 17, 33], 0.0), &format!("{isa} gemm"));
-                let tiles = multiply_rate(&compute, Multiplier::Bf16Tiles, 0.001);
-                assert_eq!(tiles.is_some(), isa == Isa::Amx);
+                for measure in [multiply_rate, multiply_rate_from_l2] {
+                    let tiles = measure(&compute, Multiplier::Bf16Tiles, 0.001);
+                    assert_eq!(tiles.is_some(), isa == Isa::Amx);
+                    assert!(measure(&compute, Multiplier::Int8Tiles, 0.001).is_none() || isa == Isa::Amx);
+                }
             }
         }
     }

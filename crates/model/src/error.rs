@@ -43,6 +43,18 @@ pub enum Error {
     )]
     NotInGguf { field: &'static str, got: String, expected: &'static str },
 
+    #[error(
+        "{tensor} is to be stored as {format}, which GGUF does not have; the nearest that it has is {nearest}, or \
+         write a directory"
+    )]
+    FormatNotInGguf { tensor: String, format: &'static str, nearest: &'static str },
+
+    #[error("{}: {name} is not what calibration wrote: {reason}; run it again", file.display())]
+    BadImportance { file: PathBuf, name: String, reason: &'static str },
+
+    #[error("cancelled; nothing was written")]
+    Cancelled,
+
     #[error(transparent)]
     Checkpoint(#[from] fathom_checkpoint::Error),
 

@@ -127,10 +127,30 @@ pub trait Weights {
     /// Whatever reading them can.
     fn rows(&mut self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
 
-    /// Encodes one row of a tensor in blocks. `name` is of the weight, or one of its halves.
-    fn encode(&mut self, name: &str, format: BlockFormat, row: &[f32], out: &mut [u8]) {
+    /// Writes rows `rows` of `name`, a weight or a half of `kv_b_proj`, to `out` if they are stored in blocks of
+    /// `format` already; says whether they are. By default none are.
+    ///
+    /// # Errors
+    /// Whatever reading them can.
+    fn blocks(
+        &mut self,
+        name: &str,
+        format: BlockFormat,
+        columns: usize,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) -> Result<bool> {
+        let _ = (name, format, columns, rows, out);
+        Ok(false)
+    }
+
+    /// Encodes rows `[rows, columns]` of a tensor in blocks. `name` is of the weight, or one of its halves.
+    fn encode(&mut self, name: &str, format: BlockFormat, columns: usize, rows: &[f32], out: &mut [u8]) {
         let _ = name;
-        format.encode(row, None, out);
+        let row_bytes = format.row_bytes(columns);
+        for (row, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(row_bytes)) {
+            format.encode(row, None, out);
+        }
     }
 }
 
@@ -209,7 +229,8 @@ pub fn write_gguf(
     let plan: Vec<TensorPlan> = tensors.iter().map(|tensor| tensor.plan.clone()).collect();
     let total = plan.iter().filter_map(TensorPlan::byte_len).sum();
     let writer = GgufWriter::create(path, metadata, plan)?;
-    let mut export = Export { config, writer, weights, numbers: Vec::new(), row: Vec::new(), done: 0, total };
+    let mut export =
+        Export { config, writer, weights, numbers: Vec::new(), blocks: Vec::new(), done: 0, total };
     for tensor in tensors {
         export.tensor(tensor, progress)?;
     }
@@ -222,8 +243,8 @@ struct Export<'a> {
     weights: &'a mut dyn Weights,
     /// Rows on their way.
     numbers: Vec<f32>,
-    /// One row's blocks.
-    row: Vec<u8>,
+    /// The same as blocks.
+    blocks: Vec<u8>,
     done: u64,
     total: u64,
 }
@@ -253,6 +274,9 @@ impl Export<'_> {
         let step = (CHUNK / columns).max(1);
         for start in (0..rows).step_by(step) {
             let range = start..(start + step).min(rows);
+            if self.copied(name, dtype, range.clone(), columns)? {
+                continue;
+            }
             self.numbers.resize(range.len() * columns, 0.0);
             self.weights.rows(name, range, &mut self.numbers)?;
             self.put(name, dtype, columns)?;
@@ -263,6 +287,9 @@ impl Export<'_> {
     fn keys(&mut self, kv_b: &str, dtype: Dtype) -> Result<()> {
         let (nope, value) = (self.config.qk_nope_head_dim, self.config.v_head_dim);
         let (latent, own) = (self.config.kv_lora_rank, kv_b.replace("kv_b_proj", "k_b_proj"));
+        if self.copied(&own, dtype, 0..self.config.num_attention_heads * latent, nope)? {
+            return Ok(());
+        }
         let mut stored = vec![0.0; nope * latent];
         for head in 0..self.config.num_attention_heads {
             let first = head * (nope + value);
@@ -279,6 +306,9 @@ impl Export<'_> {
     fn values(&mut self, kv_b: &str, dtype: Dtype) -> Result<()> {
         let (nope, value) = (self.config.qk_nope_head_dim, self.config.v_head_dim);
         let (latent, own) = (self.config.kv_lora_rank, kv_b.replace("kv_b_proj", "v_b_proj"));
+        if self.copied(&own, dtype, 0..self.config.num_attention_heads * value, latent)? {
+            return Ok(());
+        }
         for head in 0..self.config.num_attention_heads {
             let first = head * (nope + value) + nope;
             self.numbers.resize(value * latent, 0.0);
@@ -291,12 +321,20 @@ impl Export<'_> {
     /// Writes the rows in `numbers`.
     fn put(&mut self, name: &str, dtype: Dtype, columns: usize) -> Result<()> {
         let Dtype::Block(format) = dtype else { return Ok(self.writer.write_f32(&self.numbers)?) };
-        self.row.resize(format.row_bytes(columns), 0);
-        for row in self.numbers.chunks_exact(columns) {
-            self.weights.encode(name, format, row, &mut self.row);
-            self.writer.write(&self.row)?;
+        self.blocks.resize(self.numbers.len() / columns * format.row_bytes(columns), 0);
+        self.weights.encode(name, format, columns, &self.numbers, &mut self.blocks);
+        Ok(self.writer.write(&self.blocks)?)
+    }
+
+    /// Writes rows that are stored as they are to be written, and says whether they are.
+    fn copied(&mut self, name: &str, dtype: Dtype, rows: Range<usize>, columns: usize) -> Result<bool> {
+        let Dtype::Block(format) = dtype else { return Ok(false) };
+        self.blocks.resize(rows.len() * format.row_bytes(columns), 0);
+        let stored = self.weights.blocks(name, format, columns, rows, &mut self.blocks)?;
+        if stored {
+            self.writer.write(&self.blocks)?;
         }
-        Ok(())
+        Ok(stored)
     }
 }
 

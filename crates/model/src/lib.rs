@@ -5,9 +5,10 @@
 //! any number of sequences, writes their latents to a [`LatentCache`], and returns logits. Read it
 //! top-down: `transformer.rs` (the pass), `mla.rs` (attention in both forms, and when which),
 //! `moe.rs` (experts), `mtp.rs`; `config/` (fields and what they mean), `manifest.rs` (every
-//! tensor a configuration has), `load/` (checkpoint to packed weights, held as `storage.rs` says), `accounting/`
-//! (parameters, bytes and operations, counted from the configuration alone), `synthesize/`
-//! (random checkpoints of any configuration), `export.rs` (GGUF files that llama.cpp loads).
+//! tensor a configuration has), `load/` (checkpoint to packed weights, held as `storage.rs` says), `packed_cache/`
+//! (the same weights mapped at the next start), `accounting/` (parameters, bytes and operations, counted from the configuration alone), `synthesize/`
+//! (random checkpoints of any configuration), `export.rs` (GGUF files that llama.cpp loads), `quantize/` (a
+//! checkpoint with its matrices in blocks) and `importance.rs` (which columns matter to it).
 //!
 //! Paper symbols, HF's names and ours are side by side in `docs/glossary.md`.
 //!
@@ -26,13 +27,16 @@ mod cache;
 pub mod config;
 mod error;
 pub mod export;
+mod importance;
 mod load;
 pub mod manifest;
 mod mla;
 mod moe;
 mod mtp;
 mod observe;
+mod packed_cache;
 pub mod presets;
+pub mod quantize;
 mod storage;
 pub mod synthesize;
 mod transformer;
@@ -43,10 +47,12 @@ pub use batch::{LogitRows, Segment};
 pub use cache::{LatentCache, Sequence};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use importance::{Importance, Recorder};
 pub use load::{LoadOptions, Progress};
 pub use mla::{AttentionForm, cheaper_form};
 pub use mtp::MtpSegment;
-pub use observe::{Observed, Observer, Routing};
+pub use observe::{AttentionInputs, ExpertInputs, FeedForwardInputs, Observed, Observer, Routing};
+pub use packed_cache::{CacheOutcome, CacheUse};
 pub use storage::Storage;
 pub use transformer::{ForwardOptions, Model};
 pub use workspace::Workspace;

@@ -23,6 +23,7 @@ use fathom_kernels::rope::Heads;
 use crate::Config;
 use crate::batch::{Batch, Span};
 use crate::config::LATENT_NORM_EPS;
+use crate::observe::AttentionInputs;
 use crate::weights::AttentionWeights;
 use crate::workspace::room;
 
@@ -76,6 +77,31 @@ pub(crate) struct AttentionSpace {
     values: Vec<f32>,
     expanded: ExpandedSpace,
     absorbed: AbsorbedSpace,
+}
+
+impl AttentionSpace {
+    /// What the last pass over `x [rows, hidden]` multiplied `w` with.
+    pub(crate) fn inputs<'a>(
+        &'a self,
+        config: &Config,
+        w: &AttentionWeights,
+        x: &'a [f32],
+    ) -> AttentionInputs<'a> {
+        let (rows, heads) = (x.len() / config.hidden_size, config.num_attention_heads);
+        let (stride, cols) = (w.qkv_a.rows(), heads * config.qk_head_dim());
+        let q_latent = w.q_b.as_ref().map(|(norm, _)| &self.q_latent[..rows * norm.len()]);
+        let queries = match &w.q_b {
+            Some(_) => Rows::dense(&self.q[..rows * cols], cols),
+            None => Rows { values: &self.qkv_a[..(rows - 1) * stride + cols], cols, stride },
+        };
+        AttentionInputs {
+            hidden: x,
+            q_latent,
+            queries,
+            latent: &self.latent[..rows * config.kv_lora_rank],
+            values: &self.values[..rows * heads * config.v_head_dim],
+        }
+    }
 }
 
 #[derive(Debug, Default)]

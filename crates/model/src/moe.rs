@@ -10,8 +10,8 @@ use fathom_kernels::gemm::{
     Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Precisions, Rows, gemm,
 };
 
-use crate::observe::Routing;
-use crate::weights::{Mlp, Moe};
+use crate::observe::{ExpertInputs, Routing};
+use crate::weights::{FeedForward, Mlp, Moe};
 use crate::workspace::room;
 
 /// Buffers kept from layer to layer and step to step.
@@ -30,6 +30,25 @@ impl FeedForwardSpace {
     /// What the last MoE layer decided.
     pub(crate) fn routing(&self) -> Routing<'_> {
         Routing { expert_ids: &self.ids, expert_weights: &self.weights }
+    }
+
+    /// What the last pass over `rows` rows gave the SwiGLUs of `ffn`, in their order.
+    pub(crate) fn inputs(&self, ffn: &FeedForward, rows: usize) -> Vec<ExpertInputs<'_>> {
+        let moe = match ffn {
+            FeedForward::Moe(moe) => moe,
+            FeedForward::Dense(mlp) => {
+                let inner = Rows::dense(&self.inner[..rows * mlp.width], mlp.width);
+                return vec![ExpertInputs { rows: None, inner }];
+            }
+        };
+        let parts = moe.experts.iter().zip(self.dispatch.starts.windows(2));
+        parts
+            .map(|(expert, ends)| {
+                let values = &self.inner[ends[0] * moe.width..ends[1] * moe.width];
+                let inner = Rows { values, cols: expert.width, stride: moe.width };
+                ExpertInputs { rows: Some(&self.dispatch.rows[ends[0]..ends[1]]), inner }
+            })
+            .collect()
     }
 }
 

@@ -11,9 +11,10 @@ use fathom_kernels::rope::Rope;
 
 use crate::batch::{self, Batch, Segment};
 use crate::cache::LatentCache;
-use crate::load::{self, LoadOptions, Progress};
+use crate::load::{LoadOptions, Progress};
 use crate::mla::{Attention, AttentionForm};
-use crate::observe::{Observed, Observer};
+use crate::observe::{FeedForwardInputs, Observed, Observer};
+use crate::packed_cache::{self, CacheOutcome, Request};
 use crate::weights::{DecoderLayer, FeedForward, Weights};
 use crate::workspace::{Workspace, room};
 use crate::{Config, Result};
@@ -25,6 +26,7 @@ pub struct Model {
     compute: Compute,
     /// What is not in blocks is held so.
     floats: WeightFormat,
+    packed_cache: CacheOutcome,
     pub(crate) weights: Weights,
     pub(crate) rope: Rope,
 }
@@ -40,18 +42,26 @@ pub struct ForwardOptions<'a> {
 
 impl Model {
     /// Loads the checkpoint in `dir` (`config.json` and safetensors, or a `.gguf` file), holding every weight as
-    /// `options.storage` says.
+    /// `options.storage` says; from a packed cache if `options.cache` allows and there is one, and else with one
+    /// written. Trouble with the cache is no error: see [`Model::packed_cache`].
     ///
     /// # Errors
     /// If the configuration or a tensor is missing, damaged, of the wrong shape or not supported.
     pub fn load(dir: &Path, compute: Compute, options: LoadOptions, progress: Progress<'_>) -> Result<Self> {
         let config = Config::read(dir)?;
         let checkpoint = config.open_checkpoint(dir)?;
-        let weights = load::weights(&config, &checkpoint, &compute, &options, progress)?;
+        let request = Request {
+            path: dir,
+            config: &config,
+            checkpoint: &checkpoint,
+            compute: &compute,
+            options: &options,
+        };
+        let (weights, packed_cache) = packed_cache::weights(&request, progress)?;
         let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.qk_rope_head_dim);
         let factor = config.rope_scaling.rotation_factor();
         let rope = Rope::new(&frequencies, factor);
-        Ok(Self { config, compute, floats: options.storage.floats, weights, rope })
+        Ok(Self { config, compute, floats: options.storage.floats, packed_cache, weights, rope })
     }
 
     /// The configuration.
@@ -62,6 +72,11 @@ impl Model {
     /// What the model computes on.
     pub fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    /// Whether the weights came from a packed cache, or one was written.
+    pub fn packed_cache(&self) -> &CacheOutcome {
+        &self.packed_cache
     }
 
     /// How most weights are held.
@@ -77,6 +92,16 @@ impl Model {
     /// Bytes of weights that decoding one token reads.
     pub fn weight_bytes_per_token(&self) -> usize {
         self.weights.bytes_per_token()
+    }
+
+    /// Bytes of the output head.
+    pub fn head_bytes(&self) -> usize {
+        self.weights.lm_head.bytes()
+    }
+
+    /// Bytes of one routed expert, in the mean over layers; 0 without experts.
+    pub fn expert_bytes(&self) -> usize {
+        self.weights.expert_bytes()
     }
 
     /// How this model's latents are cached: f32 where all weights are, else bf16.
@@ -160,6 +185,10 @@ impl Model {
         let form = options.attention_form;
         let block = Attention { compute, config, batch, form };
         block.forward(&layer.attention, &mut cache.layers[index], normed, attention, delta);
+        if let Some(observer) = &mut options.observer {
+            let inputs = attention.inputs(config, &layer.attention, normed);
+            observer(Observed::AttentionInputs { layer: index, inputs });
+        }
         observe(&mut options.observer, Observed::AttentionOut { layer: index, values: delta });
         combine::add(compute, x, delta);
 
@@ -173,6 +202,12 @@ impl Model {
                 let routing = feed_forward.routing();
                 observe(&mut options.observer, Observed::Routed { layer: index, router_logits, routing });
             }
+        }
+        if let Some(observer) = &mut options.observer {
+            let routed = layer.ffn.routed();
+            let experts = &feed_forward.inputs(&layer.ffn, rows);
+            let inputs = FeedForwardInputs { hidden: normed, experts, routed };
+            observer(Observed::FeedForwardInputs { layer: index, inputs });
         }
         observe(&mut options.observer, Observed::MlpOut { layer: index, values: delta });
         combine::add(compute, x, delta);

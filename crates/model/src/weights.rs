@@ -1,8 +1,8 @@
 //! The weights of a model in the layout the kernels read, named after the papers' matrices.
 
+use fathom_kernels::WeightBytes;
 use fathom_kernels::gemm::{PackedMatrix, WeightFormat};
 use fathom_kernels::router::Router;
-use fathom_numeric::blocks::BlockFormat;
 use fathom_numeric::{bf16, f16};
 
 /// Everything a forward pass reads.
@@ -17,14 +17,11 @@ pub(crate) struct Weights {
     pub(crate) mtp: Vec<MtpModule>,
 }
 
-/// `embed_tokens [vocab_size, hidden_size]`, row-major.
+/// `embed_tokens [vocab_size, hidden_size]`.
 #[derive(Debug)]
 pub(crate) enum Embedding {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
-    /// Rows of blocks.
-    Blocks(BlockFormat, Vec<u8>),
+    /// Row-major, of [`table_row_bytes`] each: little-endian numbers, or blocks.
+    Rows(WeightFormat, WeightBytes),
     /// The rows are those of `lm_head`.
     Tied,
 }
@@ -106,32 +103,24 @@ pub(crate) struct MtpModule {
 impl Weights {
     /// Writes the embedding `[hidden_size]` of a token.
     pub(crate) fn embed(&self, token: u32, out: &mut [f32]) {
-        let first = token as usize * out.len();
-        match &self.embedding {
-            Embedding::F32(rows) => out.copy_from_slice(&rows[first..first + out.len()]),
-            Embedding::F16(rows) => {
-                let row = &rows[first..first + out.len()];
-                out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_f32());
-            }
-            Embedding::Bf16(rows) => {
-                let row = &rows[first..first + out.len()];
-                out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_f32());
-            }
-            Embedding::Blocks(format, rows) => {
-                let len = format.row_bytes(out.len());
-                format.decode(&rows[token as usize * len..][..len], out);
-            }
-            Embedding::Tied => self.lm_head.read_row(token as usize, out),
+        let (format, rows) = match &self.embedding {
+            Embedding::Rows(format, rows) => (*format, rows.as_slice()),
+            Embedding::Tied => return self.lm_head.read_row(token as usize, out),
+        };
+        let len = table_row_bytes(format, out.len());
+        let row = &rows[token as usize * len..][..len];
+        match format {
+            WeightFormat::F32 => decode(row, f32::from_le_bytes, out),
+            WeightFormat::F16 => decode(row, |bytes| f16::from_le_bytes(bytes).to_f32(), out),
+            WeightFormat::Bf16 => decode(row, |bytes| bf16::from_le_bytes(bytes).to_f32(), out),
+            WeightFormat::Block(format) => format.decode(row, out),
         }
     }
 
     /// Bytes of everything, padding included.
     pub(crate) fn bytes(&self) -> usize {
         let embedding = match &self.embedding {
-            Embedding::F32(rows) => rows.len() * 4,
-            Embedding::F16(rows) => rows.len() * 2,
-            Embedding::Bf16(rows) => rows.len() * 2,
-            Embedding::Blocks(_, rows) => rows.len(),
+            Embedding::Rows(_, rows) => rows.as_slice().len(),
             Embedding::Tied => 0,
         };
         let layers: usize = self.layers.iter().map(DecoderLayer::bytes).sum();
@@ -146,6 +135,12 @@ impl Weights {
             Some(FeedForward::Dense(mlp)) => mlp.gate_up.format(),
             None => self.lm_head.format(),
         }
+    }
+
+    /// Bytes of one routed expert, in the mean over layers (which may hold theirs in other formats).
+    pub(crate) fn expert_bytes(&self) -> usize {
+        let layers: Vec<usize> = self.layers.iter().filter_map(DecoderLayer::expert_bytes).collect();
+        layers.iter().sum::<usize>() / layers.len().max(1)
     }
 
     /// Bytes of weights a decode step of one token reads: everything but the embedding and the
@@ -164,6 +159,13 @@ impl DecoderLayer {
         self.attention.bytes() + sum(&self.attention.w_uk) + ffn
     }
 
+    fn expert_bytes(&self) -> Option<usize> {
+        match &self.ffn {
+            FeedForward::Dense(_) => None,
+            FeedForward::Moe(moe) => moe.experts.first().map(Mlp::bytes),
+        }
+    }
+
     fn bytes_per_token(&self) -> usize {
         let ffn = match &self.ffn {
             FeedForward::Dense(mlp) => mlp.bytes(),
@@ -174,6 +176,16 @@ impl DecoderLayer {
             }
         };
         self.attention.bytes() + ffn
+    }
+}
+
+impl FeedForward {
+    /// Routed experts.
+    pub(crate) fn routed(&self) -> usize {
+        match self {
+            FeedForward::Dense(_) => 0,
+            FeedForward::Moe(moe) => moe.router.experts,
+        }
     }
 }
 
@@ -189,6 +201,20 @@ impl Mlp {
     fn bytes(&self) -> usize {
         self.gate_up.bytes() + self.down.bytes()
     }
+}
+
+/// Bytes of a row of `cols` numbers in an embedding.
+pub(crate) fn table_row_bytes(format: WeightFormat, cols: usize) -> usize {
+    match format {
+        WeightFormat::F32 => cols * 4,
+        WeightFormat::F16 | WeightFormat::Bf16 => cols * 2,
+        WeightFormat::Block(format) => format.row_bytes(cols),
+    }
+}
+
+fn decode<const N: usize>(row: &[u8], value: impl Fn([u8; N]) -> f32, out: &mut [f32]) {
+    let (row, _) = row.as_chunks();
+    out.iter_mut().zip(row).for_each(|(out, &bytes)| *out = value(bytes));
 }
 
 fn sum(matrices: &[PackedMatrix]) -> usize {

@@ -130,7 +130,7 @@ fn blocks_are_encoded_where_they_fit() {
 
 /// Logits of a fixture's first golden sequence, in f32.
 fn logits(model: &Path, name: &str) -> Vec<f32> {
-    let options = LoadOptions { storage: WeightFormat::F32.into(), mtp: false };
+    let options = LoadOptions::new(WeightFormat::F32);
     let model =
         Model::load(model, Compute::new(2).expect("an ISA"), options, &mut |_, _| {}).expect("it loads");
     let golden = Checkpoint::open(&dir(name).join("golden.safetensors")).expect("there");

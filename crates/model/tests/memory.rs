@@ -41,7 +41,7 @@ fn resident_memory_while_loading_stays_below_the_packed_weights_and_a_little() {
     // What writing needed at most would hide what loading needs: start the mark anew.
     std::fs::write("/proc/self/clear_refs", "5").expect("Linux lets a process reset its own mark");
     let before = status("VmRSS");
-    let options = LoadOptions { storage: WeightFormat::Bf16.into(), mtp: false };
+    let options = LoadOptions::new(WeightFormat::Bf16);
     let compute = Compute::with_isa(Isa::best(), 2);
     let model = Model::load(dir.path(), compute, options, &mut |_, _| {}).expect("loads");
     let (peak, packed) = (status("VmHWM") - before, model.weight_bytes());

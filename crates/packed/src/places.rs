@@ -28,10 +28,6 @@ fn places_with(
     options_id: &str,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Vec<PathBuf> {
-    // A path without a last part (`.`, `..`) gets one, and every way to write a path becomes the same.
-    let absolute = fs::canonicalize(checkpoint)
-        .or_else(|_| std::path::absolute(checkpoint))
-        .unwrap_or_else(|_| checkpoint.to_owned());
     let id = plain(options_id);
     let beside = if checkpoint.is_dir() {
         checkpoint.join(".fathom").join(format!("{id}.packed"))
@@ -46,10 +42,20 @@ fn places_with(
         .map(PathBuf::from)
         .or_else(|| directory("XDG_CACHE_HOME").map(|path| path.join("fathom")))
         .or_else(|| directory("HOME").map(|path| path.join(".cache/fathom")));
+    let elsewhere = cache.map(|cache| place_in(&cache.join("packed"), checkpoint, options_id));
+    std::iter::once(beside).chain(elsewhere).collect()
+}
+
+/// The cache's file in a directory that many checkpoints share: `NAME-HASH.OPTIONS.packed`, where the hash is of
+/// the checkpoint's path. Otherwise as [`places()`].
+pub fn place_in(directory: &Path, checkpoint: &Path, options_id: &str) -> PathBuf {
+    // A path without a last part (`.`, `..`) gets one, and every way to write a path becomes the same.
+    let absolute = fs::canonicalize(checkpoint)
+        .or_else(|_| std::path::absolute(checkpoint))
+        .unwrap_or_else(|_| checkpoint.to_owned());
     let name = plain(&absolute.file_name().unwrap_or_default().to_string_lossy());
     let which = checksum::hash64(absolute.as_os_str().as_encoded_bytes());
-    let elsewhere = cache.map(|cache| cache.join("packed").join(format!("{name}-{which:016x}.{id}.packed")));
-    std::iter::once(beside).chain(elsewhere).collect()
+    directory.join(format!("{name}-{which:016x}.{}.packed", plain(options_id)))
 }
 
 /// `text` as part of a file name: letters, digits and `._-`; a text that has to be changed or cut gets its

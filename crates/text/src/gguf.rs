@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{NamedTemplate, SpecialTokens, TokenizerConfig};
 use crate::error::{Error, Result};
-use crate::files::{field_error, kind, malformed, parse_object};
+use crate::files::{field_error, kind, malformed, parse_object, read_if_present};
 use crate::pre_tokenizer::{NAMES, PreTokenizer};
-use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::template::{ChatTemplate, DEFAULT, TEMPLATE_FILE};
+use crate::tokenizer::{TOKENIZER, Tokenizer};
 
 /// `tokenizer.ggml.model` of byte-level BPE.
 pub const BYTE_LEVEL_BPE: &str = "gpt2";
@@ -186,14 +186,33 @@ impl GgufVocabulary {
         }
     }
 
-    /// The vocabulary of a model directory's files, padded with unused ids to `vocab_size`. Added tokens count as
+    /// The vocabulary of a model directory: [`GgufVocabulary::from_tokenizer_json`] of its files, and its
+    /// `chat_template.jinja` where it has one.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`] if the directory has none, a file that cannot be read.
+    pub fn from_dir(dir: &Path, vocab_size: usize) -> Result<Self> {
+        let Some(bytes) = read_if_present(&dir.join(TOKENIZER))? else {
+            return Err(Error::NoTokenizer { dir: dir.to_path_buf() });
+        };
+        let mut config = TokenizerConfig::from_dir(dir)?;
+        let file = dir.join(TEMPLATE_FILE);
+        if let Some(template) = read_if_present(&file)? {
+            let template =
+                String::from_utf8(template).map_err(|error| malformed(&file, error.to_string()))?;
+            config.chat_templates = vec![NamedTemplate { name: DEFAULT.to_owned(), template }];
+        }
+        Self::from_tokenizer_json(&bytes, &config, vocab_size)
+    }
+
+    /// The vocabulary of a tokenizer's files, padded with unused ids to `vocab_size`. Added tokens count as
     /// control tokens if they are marked special, or look so to llama.cpp's converter (`<｜User｜>`).
     ///
     /// # Errors
     /// A tokenizer that is no byte-level BPE, cuts words in a way that GGUF has no name for, changes text before,
     /// or has more ids than `vocab_size`.
     pub fn from_tokenizer_json(bytes: &[u8], config: &TokenizerConfig, vocab_size: usize) -> Result<Self> {
-        let file = Path::new("tokenizer.json");
+        let file = Path::new(TOKENIZER);
         let object = parse_object(bytes, file)?;
         let unsupported = |field, expected, got: &Value| Error::Unsupported {
             file: file.to_path_buf(),
@@ -214,43 +233,23 @@ impl GgufVocabulary {
             .as_object()
             .ok_or_else(|| wrong("model.vocab", "an object of ids by text", &model["vocab"]))?;
 
-        let mut tokens: Vec<String> = (0..vocab_size).map(|id| format!("[PAD{id}]")).collect();
-        let mut token_types = vec![kinds::UNUSED; vocab_size];
-        let mut ids = HashMap::new();
-        let mut put = |text: &str, id: &Value, kind: i32| {
-            let place = id.as_u64().and_then(|id| usize::try_from(id).ok()).filter(|&id| id < vocab_size);
-            let Some(place) = place else {
-                return Err(wrong("model.vocab", &format!("ids below vocab_size = {vocab_size}"), id));
-            };
-            tokens[place] = text.to_owned();
-            token_types[place] = kind;
-            ids.insert(text.to_owned(), place as u32);
-            Ok(())
-        };
+        let mut table = Table::new(vocab_size);
         for (text, id) in vocab {
-            put(text, id, kinds::NORMAL)?;
+            table.put(text, id, kinds::NORMAL)?;
         }
         for token in get("added_tokens").as_array().into_iter().flatten() {
             let Some(text) = token["content"].as_str() else {
                 return Err(wrong("added_tokens", "objects with id and content", token));
             };
-            for field in ["lstrip", "rstrip", "single_word"] {
-                if token[field] == true {
-                    return Err(unsupported("added_tokens", "tokens that take no space with them", token));
-                }
+            if ["lstrip", "rstrip", "single_word"].iter().any(|field| token[field] == true) {
+                return Err(unsupported("added_tokens", "tokens that take no space with them", token));
             }
             let control = token["special"] == true || looks_special(text);
-            put(text, &token["id"], if control { kinds::CONTROL } else { kinds::USER_DEFINED })?;
+            table.put(text, &token["id"], if control { kinds::CONTROL } else { kinds::USER_DEFINED })?;
         }
-        let pairs = model["merges"].as_array();
-        let pairs = pairs.ok_or_else(|| wrong("model.merges", "a list", &model["merges"]))?;
-        let merges = pairs.iter().map(|merge| match merge {
-            Value::String(pair) => Some(pair.clone()),
-            pair => Some(format!("{} {}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)),
-        });
-        let merges = merges.collect::<Option<Vec<_>>>();
+        let merges = merges(&model["merges"]);
         let special = &config.special_tokens;
-        let id_of = |token: &Option<String>| token.as_ref().and_then(|token| ids.get(token).copied());
+        let id_of = |token: &Option<String>| table.ids.get(token.as_deref()?).copied();
         Ok(Self {
             file: file.to_path_buf(),
             model: BYTE_LEVEL_BPE.to_owned(),
@@ -263,10 +262,47 @@ impl GgufVocabulary {
             add_bos_token: config.add_bos_token,
             add_eos_token: config.add_eos_token,
             chat_templates: config.chat_templates.clone(),
-            tokens,
-            token_types,
+            tokens: table.tokens,
+            token_types: table.token_types,
         })
     }
+}
+
+/// Every id of a vocabulary, unused until it is put.
+struct Table {
+    tokens: Vec<String>,
+    token_types: Vec<i32>,
+    ids: HashMap<String, u32>,
+}
+
+impl Table {
+    fn new(vocab_size: usize) -> Self {
+        let tokens = (0..vocab_size).map(|id| format!("[PAD{id}]")).collect();
+        Self { tokens, token_types: vec![kinds::UNUSED; vocab_size], ids: HashMap::new() }
+    }
+
+    fn put(&mut self, text: &str, id: &Value, kind: i32) -> Result<()> {
+        let vocab_size = self.tokens.len();
+        let place =
+            id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocab_size);
+        let Some(place) = place else {
+            let expected = format!("ids below vocab_size = {vocab_size}");
+            return Err(field_error(Path::new(TOKENIZER), "model.vocab", &expected, self::kind(id)));
+        };
+        self.tokens[place as usize] = text.to_owned();
+        self.token_types[place as usize] = kind;
+        self.ids.insert(text.to_owned(), place);
+        Ok(())
+    }
+}
+
+/// The merges of a `tokenizer.json`, which are pairs or, in older files, texts with a space between.
+fn merges(list: &Value) -> Option<Vec<String>> {
+    let pair = |merge: &Value| match merge {
+        Value::String(pair) => Some(pair.clone()),
+        pair => Some(format!("{} {}", pair.get(0)?.as_str()?, pair.get(1)?.as_str()?)),
+    };
+    list.as_array()?.iter().map(pair).collect()
 }
 
 /// Whether llama.cpp's converter takes an added token for a control token by its text.
@@ -328,6 +364,19 @@ mod tests {
         assert_eq!(GgufVocabulary { file: small.file.clone(), ..back }, small);
         let error = GgufVocabulary::from_tokenizer_json(&json, &config, 200).unwrap_err().to_string();
         assert!(error.contains("vocab_size = 200"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_may_have_its_template_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(GgufVocabulary::from_dir(dir.path(), 300), Err(Error::NoTokenizer { .. })));
+        std::fs::write(dir.path().join(TOKENIZER), small().tokenizer_json().unwrap()).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"chat_template": "old"}"#).unwrap();
+        let template =
+            || GgufVocabulary::from_dir(dir.path(), 300).unwrap().chat_templates[0].template.clone();
+        assert_eq!(template(), "old");
+        std::fs::write(dir.path().join(TEMPLATE_FILE), "new").unwrap();
+        assert_eq!(template(), "new");
     }
 
     #[test]

@@ -28,8 +28,8 @@ use crate::files::{malformed, read_if_present};
 use crate::python;
 
 /// The template file that, if present, counts instead of the one in `tokenizer_config.json`.
-const TEMPLATE_FILE: &str = "chat_template.jinja";
-const DEFAULT: &str = "default";
+pub(crate) const TEMPLATE_FILE: &str = "chat_template.jinja";
+pub(crate) const DEFAULT: &str = "default";
 const TOOL_USE: &str = "tool_use";
 
 /// Instructions (or 64 bytes copied) that a render may spend, besides its share per input

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::files::{field_error, kind, malformed, read_if_present};
 
 /// The file's name in a model folder.
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
 /// Encodes text to ids and decodes ids to text.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::interrupt::{self, Interrupted, Second};
-use crate::model_args::{ModelArgs, StorageArgs, read_config};
+use crate::model_args::{CacheArgs, ModelArgs, StorageArgs, read_config};
 
 /// Measure prefill and decode speed against what the machine allows.
 ///
@@ -38,6 +38,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     storage: StorageArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 
     /// Threads to compute with; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -76,6 +79,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     bandwidth_mib: Option<u64>,
 
+    /// Also tell the decode speed of a model of N layers like the measured ones: what one or a few
+    /// layers of true dimensions say about the whole
+    #[arg(long, value_name = "N")]
+    of_layers: Option<usize>,
+
     /// Print everything as JSON, raw samples too
     #[arg(long)]
     json: bool,
@@ -90,6 +98,7 @@ impl Args {
             batches: self.batch.clone(),
             repeats: self.repeats,
             seed: self.seed,
+            of_layers: self.of_layers,
         }
     }
 
@@ -117,7 +126,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         bar.finish_and_clear();
         return print(&limits, args.json, || json!(limits));
     };
-    let model_args = ModelArgs { model: dir.clone(), storage: args.storage.clone(), threads: args.threads };
+    let model_args = ModelArgs {
+        model: dir.clone(),
+        storage: args.storage.clone(),
+        cache: args.cache.clone(),
+        threads: args.threads,
+    };
     // Before minutes of loading.
     plan.check(&read_config(dir)?)?;
     let model = model_args.load(false)?;

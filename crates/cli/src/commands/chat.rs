@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use fathom_engine::{
     Completion, FinishReason, Language, SamplingParams, Session, check_prompt, eos_token_ids,
 };
-use fathom_text::Tokenizer;
 
 use crate::answer::Answer;
 use crate::commands::generate::stream;

@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod synth;
 pub(crate) mod tokenize;

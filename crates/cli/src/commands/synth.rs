@@ -63,7 +63,7 @@ pub(crate) struct Args {
 }
 
 /// What a tokenizer consists of. `generation_config.json` is not among them: it is the model's.
-const TOKENIZER_FILES: [&str; 4] =
+pub(crate) const TOKENIZER_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
 pub(crate) fn run(args: Args) -> Result<()> {

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use fathom_engine::Language;
-use fathom_text::Tokenizer;
 use serde_json::json;
 
 use crate::input;

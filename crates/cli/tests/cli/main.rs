@@ -5,5 +5,6 @@ mod chat;
 mod fathom;
 mod generate;
 mod logits;
+mod quantize;
 mod score;
 mod tokenize;

@@ -49,6 +49,7 @@ impl Record {
             Observed::Routed { layer, router_logits, .. } => {
                 (format!("trace.layer{layer}.router_logits"), router_logits)
             }
+            Observed::AttentionInputs { .. } | Observed::FeedForwardInputs { .. } => return,
         };
         self.push_f32(&name, part.of(values));
     }

@@ -225,11 +225,11 @@ per_isa! {
             let largest = f32::from_bits(largest);
             let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
             let mut sums = [0i32; 2];
-            for half in 0..2 {
+            for (half, sum) in sums.iter_mut().enumerate() {
                 for i in half * RUN / 2..(half + 1) * RUN / 2 {
                     let code = nearest(values[i] * inverse);
                     codes[i] = code as i8;
-                    sums[half] += code;
+                    *sum += code;
                 }
             }
             let scale = largest / 127.0;

@@ -19,7 +19,8 @@
 //! of sums lives and dies within one `asm!`; only the configuration outlasts it.
 
 #[cfg(all(test, target_os = "linux"))]
-mod emulator;
+pub(super) mod emulator;
+pub(crate) mod peak;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
 
@@ -29,8 +30,8 @@ use std::sync::OnceLock;
 
 use super::{Operand, PANEL, Tile, WeightFormat};
 
-/// Rows of a tile, and its columns in f32 or in pairs of bf16.
-const SIDE: usize = 16;
+/// Rows of a tile, and its columns in f32, i32, pairs of bf16 or fours of int8.
+pub(super) const SIDE: usize = 16;
 
 /// Rows of a block of sums.
 const STRIP: usize = 2 * SIDE;
@@ -47,6 +48,12 @@ const NEAR_COLS: usize = 256;
 pub(crate) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| in_hardware() && permitted())
+}
+
+/// Whether the unit multiplies bytes too. (Tests emulate a unit that does.)
+pub(crate) fn int8_available() -> bool {
+    const INT8: u32 = 1 << 25;
+    if available() { std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0 } else { cfg!(test) }
 }
 
 fn in_hardware() -> bool {
@@ -178,7 +185,7 @@ impl Product<'_> {
 
 /// What palette 1 wants to know of its eight tiles.
 #[repr(C, align(64))]
-struct Shape {
+pub(super) struct Shape {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -190,11 +197,16 @@ impl Shape {
     /// Tiles 0 and 1 are the sums of the upper rows, 2 and 3 of the lower; 4 and 5 upper and lower
     /// activations; 6 and 7 weights.
     fn new([upper, lower]: [usize; 2]) -> Self {
+        Self::of([upper, upper, lower, lower, upper, lower, SIDE, SIDE].map(|rows| (rows, 64)))
+    }
+
+    /// Rows of each tile (none: the tile is not used) and the bytes of each.
+    pub(super) fn of(tiles: [(usize, usize); 8]) -> Self {
         let mut shape =
             Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for (tile, rows) in [upper, upper, lower, lower, upper, lower, SIDE, SIDE].into_iter().enumerate() {
+        for (tile, (rows, row_bytes)) in tiles.into_iter().enumerate() {
             if rows > 0 {
-                (shape.rows[tile], shape.row_bytes[tile]) = (rows as u8, 64);
+                (shape.rows[tile], shape.row_bytes[tile]) = (rows as u8, row_bytes as u16);
             }
         }
         shape
@@ -202,7 +214,7 @@ impl Shape {
 
     /// # Safety
     /// The CPU has AMX, and no tile may have more than 16 rows or 64 bytes per row.
-    unsafe fn load(&self) {
+    pub(super) unsafe fn load(&self) {
         // SAFETY: this function's contract; the instruction reads the 64 bytes of `self`.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) self,
@@ -217,7 +229,7 @@ impl Shape {
 ///
 /// # Safety
 /// The CPU has AMX.
-unsafe fn release() {
+pub(super) unsafe fn release() {
     // SAFETY: this function's contract.
     unsafe {
         asm!("tilerelease",
@@ -284,18 +296,27 @@ macro_rules! product {
     };
 }
 
-product!(two_by_two:
-    zero ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]
-    load ["tileloadd tmm0, [r9 + r11]", "tileloadd tmm1, [r9 + r11 + 64]",
-          "tileloadd tmm2, [r10 + r11]", "tileloadd tmm3, [r10 + r11 + 64]"]
-    step ["tileloadd tmm6, [rcx + r13]", "tileloadd tmm4, [rdi + rdx]", "tdpbf16ps tmm0, tmm4, tmm6",
-          prefetch!("rcx"),
-          "tileloadd tmm5, [rsi + rdx]", "tdpbf16ps tmm2, tmm5, tmm6",
-          "tileloadd tmm7, [r8 + r13]", "tdpbf16ps tmm1, tmm4, tmm7",
-          prefetch!("r8"),
-          "tdpbf16ps tmm3, tmm5, tmm7"]
-    store ["tilestored [r9 + r11], tmm0", "tilestored [r9 + r11 + 64], tmm1",
-           "tilestored [r10 + r11], tmm2", "tilestored [r10 + r11 + 64], tmm3"]);
+/// Two tiles of rows by two panels, with one of the unit's products.
+macro_rules! two_by_two {
+    ($name:ident: $multiply:literal) => {
+        product!($name:
+            zero ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]
+            load ["tileloadd tmm0, [r9 + r11]", "tileloadd tmm1, [r9 + r11 + 64]",
+                  "tileloadd tmm2, [r10 + r11]", "tileloadd tmm3, [r10 + r11 + 64]"]
+            step ["tileloadd tmm6, [rcx + r13]", "tileloadd tmm4, [rdi + rdx]",
+                  concat!($multiply, " tmm0, tmm4, tmm6"),
+                  prefetch!("rcx"),
+                  "tileloadd tmm5, [rsi + rdx]", concat!($multiply, " tmm2, tmm5, tmm6"),
+                  "tileloadd tmm7, [r8 + r13]", concat!($multiply, " tmm1, tmm4, tmm7"),
+                  prefetch!("r8"),
+                  concat!($multiply, " tmm3, tmm5, tmm7")]
+            store ["tilestored [r9 + r11], tmm0", "tilestored [r9 + r11 + 64], tmm1",
+                   "tilestored [r10 + r11], tmm2", "tilestored [r10 + r11 + 64], tmm3"]);
+    };
+}
+
+two_by_two!(two_by_two: "tdpbf16ps");
+two_by_two!(two_by_two_int8: "tdpbssd");
 
 product!(two_by_one:
     zero ["tilezero tmm0", "tilezero tmm2"]
@@ -320,31 +341,3 @@ product!(one_by_one:
     step ["tileloadd tmm4, [rdi + rdx]", "tileloadd tmm6, [rcx + r13]", "tdpbf16ps tmm0, tmm4, tmm6",
           prefetch!("rcx")]
     store ["tilestored [r9 + r11], tmm0"]);
-
-/// Multiplies zeroes tile by tile, `6 · turns` times, without touching memory, and returns the
-/// floating-point operations done: the unit's peak, to be timed.
-///
-/// # Panics
-/// If the unit is not there.
-pub(crate) fn multiply_in_registers(turns: u32) -> f64 {
-    #[cfg(not(test))]
-    assert!(available());
-    // SAFETY: the unit is there (in tests, or emulated); the full shape has all eight tiles. Six
-    // sums cover the latency of 52 cycles.
-    unsafe {
-        Shape::new([SIDE; 2]).load();
-        asm!(
-            "tilezero tmm6", "tilezero tmm7",
-            "2:",
-            "tdpbf16ps tmm0, tmm6, tmm7", "tdpbf16ps tmm1, tmm6, tmm7", "tdpbf16ps tmm2, tmm6, tmm7",
-            "tdpbf16ps tmm3, tmm6, tmm7", "tdpbf16ps tmm4, tmm6, tmm7", "tdpbf16ps tmm5, tmm6, tmm7",
-            "dec {turns:e}", "jnz 2b",
-            turns = inout(reg) turns.max(1) => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nomem, nostack)
-        );
-        release();
-    }
-    f64::from(turns.max(1)) * (6 * 2 * SIDE * SIDE * COLS) as f64
-}

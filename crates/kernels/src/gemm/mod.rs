@@ -36,10 +36,10 @@ use activations::Operand;
 pub use activations::{Activations, Gathered, Rows};
 use fathom_numeric::blocks::BlockFormat;
 pub use format::{Precision, Precisions, WeightFormat};
-pub use packed::{PANEL, PackedMatrix, packed_bytes};
+pub use packed::{LAYOUT, PANEL, PackedMatrix, packed_bytes};
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::{available as amx_available, multiply_in_registers as amx_multiply_in_registers};
+pub(crate) use amx::{available as amx_available, int8_available as amx_int8_available, peak as amx_peak};
 
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
@@ -87,7 +87,8 @@ pub enum Epilogue {
     /// `W` holds panels of gate and up projections in turn (gate panel 0, up panel 0, gate panel
     /// 1, …): `y = silu(gate) · up`, half as wide as `W` has rows.
     SwiGlu {
-        /// Columns of `y`: `moe_intermediate_size` or `intermediate_size`.
+        /// Columns of `y`: `moe_intermediate_size` or `intermediate_size`. A `W` of fewer rows, which is a narrower
+        /// expert among others, leaves the last ones as they are.
         width: usize,
     },
 }
@@ -178,7 +179,11 @@ fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'
         let width = match epilogue {
             Epilogue::Store => weights.rows(),
             Epilogue::SwiGlu { width } => {
-                assert_eq!(weights.rows(), 2 * width.next_multiple_of(PANEL), "gate and up panels in turn");
+                let pairs = weights.rows().is_multiple_of(2 * PANEL);
+                assert!(
+                    pairs && weights.rows() <= 2 * width.next_multiple_of(PANEL),
+                    "gate and up panels in turn"
+                );
                 width
             }
         };

@@ -27,13 +27,19 @@ use fathom_numeric::{bf16, f16, round};
 use super::format::WeightFormat;
 use super::fp8;
 use super::quantized::{self, Layout};
+use crate::encode::encode;
 use crate::math::per_isa;
 use crate::memory::{AlignedBuffer, Scratch};
 use crate::shared::SharedSlice;
-use crate::{Compute, Isa};
+use crate::{Compute, Isa, SharedBytes, WeightBytes};
 
 /// Rows of a panel: outputs computed side by side.
 pub const PANEL: usize = 16;
+
+/// The version of the panels' bytes, for files that hold them. To be raised with every change of what the same
+/// weights are packed to: here, in `quantized/layout.rs`, `quantized/pack.rs` or `fp8.rs`, or in how a format
+/// rounds. The instruction set does not matter: one layout serves all.
+pub const LAYOUT: &str = if cfg!(target_endian = "little") { "panels 1" } else { "panels 1, big-endian" };
 
 /// A weight matrix `[rows, cols]` in panels.
 #[derive(Debug)]
@@ -41,7 +47,7 @@ pub struct PackedMatrix {
     format: WeightFormat,
     rows: usize,
     cols: usize,
-    data: AlignedBuffer<u8>,
+    data: WeightBytes,
     /// `[panels · 16]`, added to every result.
     bias: Option<Vec<f32>>,
 }
@@ -73,7 +79,7 @@ impl PackedMatrix {
                     let row_bytes = block.row_bytes(cols);
                     for (row, out) in values.chunks_exact(cols.max(1)).zip(blocks.chunks_exact_mut(row_bytes))
                     {
-                        encode(compute.isa, block, row, out);
+                        encode(compute.isa, block, row, None, out);
                     }
                     let lanes = std::array::from_fn(|lane| &blocks[lane * row_bytes..][..row_bytes]);
                     pack_blocks(compute.isa, block, &lanes, packed);
@@ -116,11 +122,11 @@ impl PackedMatrix {
         [rows, cols]: [usize; 2],
         fill: impl Fn(usize, &mut Scratch, &mut [u8]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let mut matrix = Self { format, rows, cols, data: AlignedBuffer::default(), bias: None };
-        let (panels, panel_bytes) = (matrix.panels(), matrix.panel_bytes());
-        matrix.data = AlignedBuffer::zeroed(panels * panel_bytes);
+        let mut buffer = AlignedBuffer::zeroed(packed_bytes(format, [rows, cols]));
+        let panels = rows.div_ceil(PANEL);
+        let panel_bytes = packed_bytes(format, [PANEL, cols]);
         let failure = Mutex::new(None);
-        let data = SharedSlice::new(matrix.data.as_mut_slice());
+        let data = SharedSlice::new(buffer.as_mut_slice());
         compute.pool.run(panels, |panel, scratch: &mut Scratch| {
             // SAFETY: every panel is one unit's own range.
             let packed = unsafe { data.range_mut(panel * panel_bytes, panel_bytes) };
@@ -130,7 +136,7 @@ impl PackedMatrix {
         });
         match failure.into_inner().expect("no thread panicked") {
             Some(error) => Err(error),
-            None => Ok(matrix),
+            None => Ok(Self { format, rows, cols, data: buffer.into(), bias: None }),
         }
     }
 
@@ -151,6 +157,35 @@ impl PackedMatrix {
             Ok(matrix) => matrix,
             Err(never) => match never {},
         }
+    }
+
+    /// The matrix whose panels, as [`PackedMatrix::data_bytes`] gave them under the same [`LAYOUT`], are the bytes
+    /// `range` of `owner`. Nothing is copied. `None` if a size does not fit, `bias` is not `[rows]`, or the bytes
+    /// do not begin on a multiple of 64.
+    pub fn from_mapped(
+        format: WeightFormat,
+        [rows, cols]: [usize; 2],
+        bias: Option<Vec<f32>>,
+        owner: SharedBytes,
+        range: Range<usize>,
+    ) -> Option<Self> {
+        let data = WeightBytes::mapped(owner, range)?;
+        let len = data.as_slice().len();
+        // Every format has more bytes in a panel than the panel has columns: no product below can wrap.
+        if cols > len {
+            return None;
+        }
+        let panel = panel_bytes(format, cols.next_multiple_of(column_multiple(format)));
+        let fits = rows.div_ceil(PANEL).checked_mul(panel) == Some(len);
+        let bias_fits = bias.as_ref().is_none_or(|bias| bias.len() == rows);
+        if !fits || !bias_fits {
+            return None;
+        }
+        let matrix = Self { format, rows, cols, data, bias: None };
+        Some(match bias {
+            Some(bias) => matrix.with_bias(&bias),
+            None => matrix,
+        })
     }
 
     /// Adds `bias [rows]` to every product with this matrix.
@@ -183,6 +218,21 @@ impl PackedMatrix {
     /// Bytes held, padding included.
     pub fn bytes(&self) -> usize {
         self.panels() * self.panel_bytes()
+    }
+
+    /// The panels, one behind the other: what [`PackedMatrix::from_mapped`] takes.
+    pub fn data_bytes(&self) -> &[u8] {
+        self.data.as_slice()
+    }
+
+    /// Whether the panels are a range of a mapping.
+    pub fn is_mapped(&self) -> bool {
+        self.data.is_mapped()
+    }
+
+    /// The bias `[rows]`, if there is one.
+    pub fn bias_values(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(|bias| &bias[..self.rows])
     }
 
     /// Writes row `row` `[cols]`, as stored, to `out`.
@@ -276,12 +326,6 @@ fn encoded_bytes(format: WeightFormat, cols: usize) -> usize {
     }
 }
 
-per_isa! {
-    fn encode(format: BlockFormat, values: &[f32], out: &mut [u8]) {
-        format.encode_inlined(values, None, out);
-    }
-}
-
 fn pack_blocks(isa: Isa, format: BlockFormat, rows: &[&[u8]; PANEL], packed: &mut [u8]) {
     match format {
         BlockFormat::Fp8 => fp8::pack_panel(isa, rows, packed),
@@ -356,6 +400,59 @@ mod tests {
                         assert_eq!(*stored, expected, "{format:?} [{rows}, {cols}] row {index}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Bytes that begin on a cache line, as a mapping does.
+    struct Pages(AlignedBuffer<u8>);
+
+    impl AsRef<[u8]> for Pages {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_slice()
+        }
+    }
+
+    #[test]
+    fn mapped_panels_are_the_packed_ones_and_nothing_else_is() {
+        let compute = Compute::with_isa(Isa::Scalar, 2);
+        let plain = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
+        for format in plain.into_iter().chain(BlockFormat::all().map(WeightFormat::Block)) {
+            let (rows, cols) = (21, 256);
+            let values: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+            let bias: Vec<f32> = (0..rows).map(|i| i as f32).collect();
+            let packed = PackedMatrix::from_rows(&compute, format, [rows, cols], &values).with_bias(&bias);
+            let bytes = packed.data_bytes();
+            assert_eq!(bytes.len(), packed_bytes(format, [rows, cols]));
+            let mut pages = AlignedBuffer::zeroed(bytes.len() + 2 * 64);
+            pages.as_mut_slice()[64..][..bytes.len()].copy_from_slice(bytes);
+            let owner: SharedBytes = std::sync::Arc::new(Pages(pages));
+            let map = |shape, bias: Option<&[f32]>, range| {
+                PackedMatrix::from_mapped(format, shape, bias.map(<[f32]>::to_vec), owner.clone(), range)
+            };
+            let range = 64..64 + bytes.len();
+            let mapped = map([rows, cols], Some(&bias), range.clone()).expect("it fits");
+            assert!(mapped.is_mapped() && !packed.is_mapped());
+            assert_eq!((mapped.rows(), mapped.cols(), mapped.format()), (rows, cols, format));
+            assert_eq!((mapped.data_bytes(), mapped.bias_values()), (bytes, Some(&bias[..])));
+            let (mut a, mut b) = (vec![0.0; cols], vec![0.0; cols]);
+            for row in 0..rows {
+                packed.read_row(row, &mut a);
+                mapped.read_row(row, &mut b);
+                assert_eq!(a, b, "{format} row {row}");
+            }
+            let bad = [
+                (map([rows + 16, cols], None, range.clone()), "rows"),
+                (map([rows, cols + 256], None, range.clone()), "columns"),
+                (map([rows, usize::MAX], None, range.clone()), "columns beyond everything"),
+                (map([usize::MAX, cols], None, range.clone()), "rows beyond everything"),
+                (map([rows, cols], Some(&bias[1..]), range.clone()), "bias"),
+                (map([rows, cols], None, 65..range.end + 1), "alignment"),
+                (map([rows, cols], None, 64..range.end - 64), "too short"),
+                (map([rows, cols], None, 128..range.end + 128), "beyond the end"),
+            ];
+            for (matrix, what) in bad {
+                assert!(matrix.is_none(), "{format}: {what}");
             }
         }
     }

@@ -89,7 +89,7 @@ fn counted_weights_are_those_loaded() {
     for name in ["tiny-v2-lite", "tiny-v2", "tiny-v3", "tiny-v3-fp8"] {
         for format in [WeightFormat::F32, WeightFormat::Bf16] {
             let compute = Compute::new(1).expect("a thread");
-            let options = LoadOptions { storage: format.into(), mtp: false };
+            let options = LoadOptions::new(format);
             let model =
                 Model::load(&fixture(name), compute, options, &mut |_, _| ()).expect("the fixture loads");
             let counted = Memory::of(

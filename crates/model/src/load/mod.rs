@@ -13,7 +13,7 @@ use fathom_numeric::blocks::BlockFormat;
 use crate::config::ModelType;
 use crate::manifest;
 use crate::weights::{AttentionWeights, DecoderLayer, Embedding, FeedForward, Mlp, Moe, MtpModule, Weights};
-use crate::{Config, Error, Result, Storage};
+use crate::{CacheUse, Config, Error, Result, Storage};
 use matrix::{Source, transposed};
 
 /// What to load, and how to store it.
@@ -23,9 +23,21 @@ pub struct LoadOptions {
     pub storage: Storage,
     /// Load the MTP layers too.
     pub mtp: bool,
+    /// Whether the packed weights are kept for the next start.
+    pub cache: CacheUse,
+    /// [`CacheUse::Auto`] writes none for fewer bytes of packed weights.
+    pub cache_from_bytes: usize,
 }
 
-/// Told of bytes read so far and in all.
+impl LoadOptions {
+    /// Weights held so, without MTP layers and without a packed cache.
+    pub fn new(storage: impl Into<Storage>) -> Self {
+        Self { storage: storage.into(), mtp: false, cache: CacheUse::Off, cache_from_bytes: 256 << 20 }
+    }
+}
+
+/// Told of bytes done so far and in all: those read, and, where a packed cache is written, those written. The total
+/// grows by the latter when everything has been read.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 pub(crate) fn weights(
@@ -39,6 +51,12 @@ pub(crate) fn weights(
     checkpoint.read_sequentially();
     let storage = &options.storage;
     Loader { config, checkpoint, compute, storage, progress, done: 0, total }.weights(options.mtp)
+}
+
+/// Whether the embedding is the head's. As transformers: a head in the file counts, even if the config says it is
+/// tied.
+pub(crate) fn is_tied(config: &Config, checkpoint: &Checkpoint) -> bool {
+    config.tie_word_embeddings && !checkpoint.contains(names::LM_HEAD)
 }
 
 struct Loader<'a> {
@@ -55,8 +73,7 @@ impl<'a> Loader<'a> {
     fn weights(mut self, mtp: bool) -> Result<Weights> {
         let config = self.config;
         let shape = [config.vocab_size, config.hidden_size];
-        // As transformers: a head in the file counts, even if the config says it is tied.
-        let tied = config.tie_word_embeddings && !self.checkpoint.contains(names::LM_HEAD);
+        let tied = is_tied(config, self.checkpoint);
         let embedding = if tied { Embedding::Tied } else { self.embedding(shape)? };
         let layers = (0..config.num_hidden_layers).map(|layer| self.layer(layer)).collect::<Result<_>>()?;
         let norm = self.vector(names::NORM, config.hidden_size)?;
@@ -294,7 +311,7 @@ impl<'a> Loader<'a> {
     fn embedding(&mut self, shape: [usize; 2]) -> Result<Embedding> {
         let source = self.checkpoint.matrix(names::EMBED_TOKENS, shape)?;
         let format = self.storage.of(names::EMBED_TOKENS, &source);
-        let embedding = embedding::read(self.compute.threads(), format, &source)?;
+        let embedding = embedding::read(self.compute, format, &source)?;
         self.finished(&[source]);
         Ok(embedding)
     }

@@ -8,7 +8,7 @@ use fathom_checkpoint::Error;
 use crate::Result;
 
 /// Files under temporary names; those not published are removed.
-pub(super) struct Beside {
+pub(crate) struct Beside {
     /// Temporary name, then the name.
     files: Vec<(PathBuf, PathBuf)>,
 }
@@ -20,7 +20,7 @@ fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error
 
 /// # Errors
 /// If one of `files` is in `dir` already.
-pub(super) fn refuse_existing(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+pub(crate) fn refuse_existing(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     let mut paths = files.iter().map(|(name, _)| dir.join(name));
     match paths.find(|path| path.exists()) {
         None => Ok(()),
@@ -30,7 +30,7 @@ pub(super) fn refuse_existing(dir: &Path, files: &[(String, Vec<u8>)]) -> Result
 
 impl Beside {
     /// Writes `files` (name, contents) to `dir` under temporary names.
-    pub(super) fn write(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<Self> {
+    pub(crate) fn write(dir: &Path, files: &[(String, Vec<u8>)]) -> Result<Self> {
         let mut beside = Self { files: Vec::with_capacity(files.len()) };
         for (name, contents) in files {
             let partial = dir.join(format!("{name}.partial"));
@@ -41,7 +41,7 @@ impl Beside {
     }
 
     /// Gives all files their names, and returns these.
-    pub(super) fn publish(mut self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn publish(mut self) -> Result<Vec<PathBuf>> {
         let mut published = Vec::with_capacity(self.files.len());
         while let Some((partial, path)) = self.files.first().cloned() {
             fs::rename(&partial, &path).map_err(io(&path, "rename the finished file to"))?;
@@ -61,14 +61,14 @@ impl Drop for Beside {
 }
 
 /// Removes a directory that was not there before, unless told to keep it or it is not empty.
-pub(super) struct NewDirectory(Option<PathBuf>);
+pub(crate) struct NewDirectory(Option<PathBuf>);
 
 impl NewDirectory {
-    pub(super) fn unless_there(dir: &Path) -> Self {
+    pub(crate) fn unless_there(dir: &Path) -> Self {
         Self((!dir.exists()).then(|| dir.to_owned()))
     }
 
-    pub(super) fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.0 = None;
     }
 }

@@ -5,7 +5,7 @@
 //! on all threads, some thousand rows at a time, and stream to the disk: memory does not grow with
 //! the model. The same seed gives the same bytes, whatever the number of threads.
 
-mod beside;
+pub(crate) mod beside;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,8 @@ fn written(json: &str, options: &SynthesizeOptions, dir: &Path) -> Report {
 
 fn load(dir: &Path, format: WeightFormat, mtp: bool) -> Model {
     let compute = Compute::new(1).expect("a thread");
-    Model::load(dir, compute, LoadOptions { storage: format.into(), mtp }, &mut |_, _| ()).expect("it loads")
+    Model::load(dir, compute, LoadOptions { mtp, ..LoadOptions::new(format) }, &mut |_, _| ())
+        .expect("it loads")
 }
 
 fn bytes_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {

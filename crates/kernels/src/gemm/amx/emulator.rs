@@ -19,7 +19,7 @@ const ROWS: usize = 16;
 const ROW_BYTES: usize = 64;
 
 /// Makes AMX instructions work in this process, unless the processor has them.
-pub(super) fn install() {
+pub(in crate::gemm) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         if super::available() {
@@ -93,7 +93,16 @@ enum Instruction {
     Load(usize, Place),
     Store(usize, Place),
     /// Tiles of sums, left and right operand.
-    Multiply([usize; 3]),
+    Multiply(Numbers, [usize; 3]),
+}
+
+/// What a product takes its operands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbers {
+    /// Pairs of bf16, summed in f32.
+    Bf16,
+    /// Fours of bytes, summed in i32; whether the left and the right ones have a sign.
+    Bytes { signed: [bool; 2] },
 }
 
 /// The instruction at `pointer` and its length, if it is one of ours in a form that is legal.
@@ -111,6 +120,7 @@ fn decode(
     let modrm = byte(4);
     let (mode, reg, rm) = (modrm >> 6, usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
     const NONE: u8 = 0;
+    const P66: u8 = 1;
     const F3: u8 = 2;
     const F2: u8 = 3;
     let memory = || operand(pointer, &byte, &register, index_high, base_high);
@@ -130,7 +140,18 @@ fn decode(
             let (to, len) = memory();
             (Instruction::Store(reg, to), len)
         }
-        (0x5c, F3, 3) if v < TILES && base_high == 0 => (Instruction::Multiply([reg, rm, v]), 5),
+        (0x5c, F3, 3) if v < TILES && base_high == 0 => {
+            (Instruction::Multiply(Numbers::Bf16, [reg, rm, v]), 5)
+        }
+        (0x5e, _, 3) if v < TILES && base_high == 0 => {
+            let signed = match prefix {
+                NONE => [false, false],
+                P66 => [false, true],
+                F3 => [true, false],
+                _ => [true, true],
+            };
+            (Instruction::Multiply(Numbers::Bytes { signed }, [reg, rm, v]), 5)
+        }
         _ => return None,
     })
 }
@@ -227,7 +248,7 @@ impl Machine {
                 }
                 Ok(())
             }
-            Instruction::Multiply(tiles) => self.multiply(tiles),
+            Instruction::Multiply(numbers, tiles) => self.multiply(numbers, tiles),
         }
     }
 
@@ -264,28 +285,39 @@ impl Machine {
         }
     }
 
-    /// Even and odd columns are summed apart, then added to each other, then to the old sum;
-    /// denormals are zero before and after every step. (Products of bf16 are exact in f32, so a
-    /// product and a sum are what the unit's fused step is.)
-    fn multiply(&mut self, [sums, left, right]: [usize; 3]) -> Outcome {
+    fn multiply(&mut self, numbers: Numbers, [sums, left, right]: [usize; 3]) -> Outcome {
         for tile in [sums, left, right] {
             self.usable(tile)?;
             if !self.row_bytes[tile].is_multiple_of(4) {
-                return Err("tdpbf16ps: rows are whole groups of 4 bytes");
+                return Err("tile product: rows are whole groups of 4 bytes");
             }
         }
         if sums == left || sums == right || left == right {
-            return Err("tdpbf16ps: three different tiles");
+            return Err("tile product: three different tiles");
         }
         if self.rows[sums] != self.rows[left] {
-            return Err("tdpbf16ps: as many rows of sums as of the left operand");
+            return Err("tile product: as many rows of sums as of the left operand");
         }
         if self.row_bytes[sums] != self.row_bytes[right] {
-            return Err("tdpbf16ps: as many columns of sums as of the right operand");
+            return Err("tile product: as many columns of sums as of the right operand");
         }
         if self.row_bytes[left] != 4 * self.rows[right] {
-            return Err("tdpbf16ps: as many pairs in the left operand as rows in the right one");
+            return Err(
+                "tile product: as many groups of 4 bytes in the left operand as rows in the right one",
+            );
         }
+        match numbers {
+            Numbers::Bf16 => self.multiply_bf16([sums, left, right]),
+            Numbers::Bytes { signed } => self.multiply_bytes(signed, [sums, left, right]),
+        }
+        self.tiles[sums][self.rows[sums]..].fill([0; ROW_BYTES]);
+        Ok(())
+    }
+
+    /// Even and odd columns are summed apart, then added to each other, then to the old sum;
+    /// denormals are zero before and after every step. (Products of bf16 are exact in f32, so a
+    /// product and a sum are what the unit's fused step is.)
+    fn multiply_bf16(&mut self, [sums, left, right]: [usize; 3]) {
         let (left_tile, right_tile) = (self.tiles[left], self.tiles[right]);
         for (row, left_row) in left_tile.iter().enumerate().take(self.rows[sums]) {
             let mut halves = [[0.0f32; ROWS]; 2];
@@ -305,8 +337,27 @@ impl Machine {
                 bytes.copy_from_slice(&sum.to_le_bytes());
             }
         }
-        self.tiles[sums][self.rows[sums]..].fill([0; ROW_BYTES]);
-        Ok(())
+    }
+
+    /// Sums wrap around.
+    fn multiply_bytes(&mut self, [left_signed, right_signed]: [bool; 2], [sums, left, right]: [usize; 3]) {
+        let (left_tile, right_tile) = (self.tiles[left], self.tiles[right]);
+        let number = |byte: u8, signed: bool| if signed { i32::from(byte as i8) } else { i32::from(byte) };
+        for (row, left_row) in left_tile.iter().enumerate().take(self.rows[sums]) {
+            let mut added = [0i32; ROWS];
+            for (four, right_row) in right_tile.iter().enumerate().take(self.rows[right]) {
+                for i in 0..4 {
+                    let x = number(left_row[4 * four + i], left_signed);
+                    for (n, sum) in added.iter_mut().enumerate() {
+                        *sum = sum.wrapping_add(x * number(right_row[4 * n + i], right_signed));
+                    }
+                }
+            }
+            let (fours, _) = self.tiles[sums][row].as_chunks_mut::<4>();
+            for (bytes, added) in fours.iter_mut().zip(added).take(self.row_bytes[sums] / 4) {
+                *bytes = i32::from_le_bytes(*bytes).wrapping_add(added).to_le_bytes();
+            }
+        }
     }
 }
 
@@ -329,7 +380,8 @@ mod tests {
     #[test]
     fn encodings_of_the_manual_are_decoded() {
         let place = |address, stride| Place { address, stride };
-        let rows: [(&[u8], Option<Instruction>); 13] = [
+        let bytes = |left, right| Numbers::Bytes { signed: [left, right] };
+        let rows: [(&[u8], Option<Instruction>); 18] = [
             (&[0xc4, 0xe2, 0x78, 0x49, 0xc0], Some(Instruction::Release)),
             (&[0xc4, 0xe2, 0x78, 0x49, 0x01], Some(Instruction::Configure(101))),
             // r12 as a base needs a SIB byte; no base in mode 0 is relative to the next instruction.
@@ -340,11 +392,16 @@ mod tests {
             // [r9 + 8·r11 - 64]
             (&[0xc4, 0x82, 0x7b, 0x4b, 0x4c, 0xd9, 0xc0], Some(Instruction::Load(1, place(45, 888)))),
             (&[0xc4, 0xe2, 0x7a, 0x4b, 0x84, 0x21, 0, 1, 0, 0], Some(Instruction::Store(0, place(357, 0)))),
-            (&[0xc4, 0xe2, 0x4a, 0x5c, 0xc4], Some(Instruction::Multiply([0, 4, 6]))),
+            (&[0xc4, 0xe2, 0x4a, 0x5c, 0xc4], Some(Instruction::Multiply(Numbers::Bf16, [0, 4, 6]))),
+            (&[0xc4, 0xe2, 0x4b, 0x5e, 0xc4], Some(Instruction::Multiply(bytes(true, true), [0, 4, 6]))),
+            (&[0xc4, 0xe2, 0x42, 0x5e, 0xca], Some(Instruction::Multiply(bytes(true, false), [1, 2, 7]))),
+            (&[0xc4, 0xe2, 0x49, 0x5e, 0xdd], Some(Instruction::Multiply(bytes(false, true), [3, 5, 6]))),
+            (&[0xc4, 0xe2, 0x48, 0x5e, 0xc4], Some(Instruction::Multiply(bytes(false, false), [0, 4, 6]))),
             // A tile 8, a load without SIB, W = 1, another instruction.
             (&[0xc4, 0x62, 0x7b, 0x49, 0xd8], None),
             (&[0xc4, 0xe2, 0x7b, 0x4b, 0x3f], None),
             (&[0xc4, 0xe2, 0xca, 0x5c, 0xc4], None),
+            (&[0xc4, 0xe2, 0x0b, 0x5e, 0xc4], None),
             (&[0x0f, 0x0b], None),
         ];
         for (bytes, expected) in rows {
@@ -352,6 +409,29 @@ mod tests {
             let decoded = decode(5000, |i| bytes.get(i as usize).copied().unwrap_or(0), |r| 100 + r as u64);
             let expected = expected.map(|instruction| (instruction, bytes.len() as u64));
             assert_eq!(decoded, expected, "{bytes:02x?}");
+        }
+    }
+
+    /// Bytes with the highest bit tell the four products apart.
+    #[test]
+    fn bytes_have_the_signs_of_the_instruction() {
+        let cases = [
+            ([true, true], -3 * -2),
+            ([true, false], -3 * 254),
+            ([false, true], 253 * -2),
+            ([false, false], 253 * 254),
+        ];
+        for (signed, product) in cases {
+            let mut machine = configured(&[(2, 12), (2, 8), (2, 12)]).expect("a legal shape");
+            machine.tiles[1][1][..8].fill(-3i8 as u8);
+            machine.tiles[2][0][4..8].fill(-2i8 as u8);
+            machine.tiles[2][1][4..6].fill(-2i8 as u8);
+            machine.tiles[0][1][4..8].copy_from_slice(&100i32.to_le_bytes());
+            machine.multiply(Numbers::Bytes { signed }, [0, 1, 2]).expect("legal");
+            let mut expected = [0; ROW_BYTES];
+            expected[4..8].copy_from_slice(&(100i32 + 6 * product).to_le_bytes());
+            assert_eq!(machine.tiles[0][1], expected, "{signed:?}");
+            assert_eq!(machine.tiles[0][0], [0; ROW_BYTES], "{signed:?}");
         }
     }
 
@@ -368,10 +448,15 @@ mod tests {
     #[test]
     fn what_faults_on_hardware_is_refused() {
         let refused = |shapes: &[(u8, u8)], tiles: [usize; 3]| {
-            configured(shapes).and_then(|mut machine| machine.multiply(tiles)).expect_err("refused")
+            let both = [Numbers::Bf16, Numbers::Bytes { signed: [true, false] }].map(|numbers| {
+                let outcome = configured(shapes).and_then(|mut machine| machine.multiply(numbers, tiles));
+                outcome.expect_err("refused")
+            });
+            assert_eq!(both[0], both[1]);
+            both[0]
         };
         type Row<'a> = (&'a [(u8, u8)], [usize; 3], &'a str);
-        let rows: [Row<'_>; 9] = [
+        let rows: [Row<'_>; 10] = [
             (&[(17, 64)], [0, 1, 2], "at most 16 rows"),
             (&[(16, 65)], [0, 1, 2], "at most 64 bytes"),
             (&[(16, 0)], [0, 1, 2], "rows without columns"),
@@ -380,12 +465,18 @@ mod tests {
             (&[(16, 64); 3], [0, 1, 3], "no rows"),
             (&[(5, 64), (6, 64), (16, 64)], [0, 1, 2], "rows of sums"),
             (&[(5, 32), (5, 64), (16, 64)], [0, 1, 2], "columns of sums"),
-            (&[(5, 64), (5, 60), (16, 64)], [0, 1, 2], "pairs in the left"),
+            (&[(5, 64), (5, 60), (16, 64)], [0, 1, 2], "groups of 4 bytes in the left"),
+            (&[(5, 64), (5, 30), (8, 64)], [0, 1, 2], "whole groups of 4 bytes"),
         ];
         for (shapes, tiles, message) in rows {
             assert!(refused(shapes, tiles).contains(message), "{shapes:?} {tiles:?}");
         }
         let mut machine = Machine::RESET;
-        assert!(machine.multiply([0, 1, 2]).expect_err("refused").contains("without a configuration"));
+        assert!(
+            machine
+                .multiply(Numbers::Bf16, [0, 1, 2])
+                .expect_err("refused")
+                .contains("without a configuration")
+        );
     }
 }

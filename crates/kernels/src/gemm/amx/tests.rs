@@ -148,8 +148,26 @@ fn whole_products() {
 }
 
 #[test]
-fn the_unit_has_a_peak() {
-    let rate = roofline::multiply_rate(&computer(2), Multiplier::Bf16Tiles, 0.02).expect("AMX is claimed");
-    assert!(rate.best.is_finite() && rate.median > 0.0 && rate.best >= rate.median, "{rate:?}");
-    assert_eq!(multiply_in_registers(3), 3.0 * 6.0 * 16384.0);
+fn the_unit_has_peaks() {
+    for multiplier in [Multiplier::Bf16Tiles, Multiplier::Int8Tiles] {
+        for measure in [roofline::multiply_rate, roofline::multiply_rate_from_l2] {
+            let rate = measure(&computer(2), multiplier, 0.02).expect("AMX is claimed");
+            assert!(
+                rate.best.is_finite() && rate.median > 0.0 && rate.best >= rate.median,
+                "{multiplier:?} {rate:?}"
+            );
+        }
+    }
+    assert_eq!(roofline::multiply_rate_from_l2(&computer(1), Multiplier::F32, 0.0), None);
+    assert_eq!(peak::in_registers(peak::Kind::Bf16, 3), 3.0 * 6.0 * 16384.0);
+    assert_eq!(peak::in_registers(peak::Kind::Int8, 3), 3.0 * 6.0 * 32768.0);
+}
+
+/// Four tiles of sums of `steps · 64` products of ones.
+#[test]
+fn streams_multiply_every_byte_once() {
+    emulator::install();
+    let mut streams = peak::Streams::new(peak::Kind::Int8);
+    assert_eq!(streams.multiply(), 4.0 * 4.0 * 32768.0);
+    assert!(streams.sums().iter().all(|sum| sum.to_bits() == 4 * 64), "{:?}", streams.sums());
 }

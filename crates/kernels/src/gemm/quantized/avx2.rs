@@ -254,9 +254,9 @@ impl Strip<'_> {
                 if minimum {
                     for side in 0..2 {
                         let minimum = _mm256_loadu_ps(minima.add(run * PANEL + LANES * side));
-                        for r in 0..R {
+                        for (r, sums) in sums.iter_mut().enumerate() {
                             let x = _mm256_set1_ps(head(r).scaled_sum);
-                            sums[r][side] = _mm256_fnmadd_ps(minimum, x, sums[r][side]);
+                            sums[side] = _mm256_fnmadd_ps(minimum, x, sums[side]);
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi8,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
@@ -32,28 +32,25 @@ pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) {
 }
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
-    // One row: four streams. More: two, so that the sums stay in registers.
+    // One row: four streams. Two rows: two, so that the sums stay in registers. What is left over goes
+    // panel by panel: every pair of numbers here is made for every format.
     let step = if tile.rows == 1 { 4 } else { 2 };
-    for panel in (0..tile.panels).step_by(step) {
-        let panels = step.min(tile.panels - panel);
+    let mut panel = 0;
+    while panel < tile.panels {
         let out = block[panel * PANEL..].as_mut_ptr();
+        let panels = if tile.panels - panel >= step { step } else { 1 };
         // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; `available` said that
         // the CPU has the instructions.
         unsafe {
             match (tile.rows, panels) {
                 (1, 1) => rows::<F, 1, 1>(tile, panel, out),
-                (1, 2) => rows::<F, 2, 1>(tile, panel, out),
-                (1, 3) => rows::<F, 3, 1>(tile, panel, out),
                 (1, _) => rows::<F, 4, 1>(tile, panel, out),
                 (2, 1) => rows::<F, 1, 2>(tile, panel, out),
                 (2, _) => rows::<F, 2, 2>(tile, panel, out),
-                (3, 1) => rows::<F, 1, 3>(tile, panel, out),
-                (3, _) => rows::<F, 2, 3>(tile, panel, out),
-                (4, 1) => rows::<F, 1, 4>(tile, panel, out),
-                (4, _) => rows::<F, 2, 4>(tile, panel, out),
                 (other, _) => unreachable!("few rows are not {other}"),
             }
         }
+        panel += panels;
     }
 }
 
@@ -107,9 +104,9 @@ unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel
                 if F::SCALES.minimum() {
                     for p in 0..P {
                         let minimum = minimum::<F>(at(p), run);
-                        for r in 0..R {
+                        for (r, sums) in sums.iter_mut().enumerate() {
                             let x = _mm512_set1_ps(head(r).scaled_sum);
-                            sums[r][p] = _mm512_fnmadd_ps(minimum, x, sums[r][p]);
+                            sums[p] = _mm512_fnmadd_ps(minimum, x, sums[p]);
                         }
                     }
                 }
@@ -237,6 +234,7 @@ pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
+    let offset = _mm512_set1_epi8(if stretch.signed { F::LAYOUT.offset() as i8 } else { 0 });
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;
@@ -252,7 +250,8 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
-                    _mm512_storeu_si512(codes.as_mut_ptr().add(q * QUAD_BYTES).cast(), quad::<F>(at, q));
+                    let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
+                    _mm512_storeu_si512(codes, _mm512_sub_epi8(quad::<F>(at, q), offset));
                 }
                 for half in 0..per_run {
                     let out = &mut scales[(run * per_run + half) * PANEL..][..PANEL];
@@ -269,7 +268,9 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
 
 pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
     let scales = stretch.layout.scales;
-    assert!(stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES);
+    assert!(
+        !stretch.signed && stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES
+    );
     assert!(stretch.codes.len() >= tile.panels * Unpacked::PANEL_CODES);
     assert!(stretch.scales.len().min(stretch.minima.len()) >= tile.panels * SCALES_MAX);
     assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
@@ -376,9 +377,9 @@ impl Strip<'_> {
                     for p in 0..P {
                         let place = p * SCALES_MAX + run * PANEL;
                         let minimum = _mm512_loadu_ps(stretch.minima.as_ptr().add(place));
-                        for r in 0..R {
+                        for (r, sums) in sums.iter_mut().enumerate() {
                             let x = _mm512_set1_ps(head(r).scaled_sum);
-                            sums[r][p] = _mm512_fnmadd_ps(minimum, x, sums[r][p]);
+                            sums[p] = _mm512_fnmadd_ps(minimum, x, sums[p]);
                         }
                     }
                 }

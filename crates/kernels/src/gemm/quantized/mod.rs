@@ -2,12 +2,12 @@
 //!
 //! **Roofline.** One row is bound by the bytes of the codes, if decoding them costs less than reading
 //! them: a run of 16 rows and 32 columns is 4 to 8 cache lines and some 30 vector instructions. Many rows
-//! are bound by the integer multiplier (`vpdpbusd`: 64 products, AMX `tdpbsud`: 16 K) and by one
-//! conversion, one product and one fused multiply-add per 16 sums of a run.
+//! are bound by the integer multiplier (`vpdpbusd`: 64 products, AMX `tdpbssd`: 16 K) and by one
+//! conversion, one product and one fused multiply-add per 16 sums of a run; on AMX the latter are more.
 //!
 //! **Two ways.** Up to [`FEW_ROWS`] rows multiply straight from the panel, decoded in registers, made for
 //! each format by the compiler. More rows share panels unpacked into the first-level cache
-//! ([`Unpacked`]): there one kernel serves all formats.
+//! ([`Unpacked`]): there one kernel serves all formats, and the tile unit takes over where there is one.
 //!
 //! **Numbers.** For each run of 32 columns, in order, in every ISA and both ways:
 //! `y = fma(Σ (code - offset)·x_code, scale·x_scale, y)`, then with a minimum
@@ -18,6 +18,8 @@
 pub(crate) mod layout;
 mod pack;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -40,13 +42,19 @@ use super::{PANEL, TILE_PANELS};
 use crate::Isa;
 
 /// Rows that are multiplied straight from the panel.
-const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 2;
 
 /// Scales of a panel's stretch at most: two per run.
 const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
 
 /// f32-sized words of working memory that [`block_product`] wants.
-pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX);
+pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX) + DOTS;
+
+/// Those of them that hold sums on their way from the tile unit.
+#[cfg(target_arch = "x86_64")]
+const DOTS: usize = amx::DOTS;
+#[cfg(not(target_arch = "x86_64"))]
+const DOTS: usize = 0;
 
 /// Some rows times some whole panels.
 struct Tile<'a> {
@@ -68,6 +76,8 @@ struct Unpacked<'a> {
     layout: Layout,
     /// A multiple of [`RUN`].
     cols: usize,
+    /// Codes are `code - offset` in i8; else they are as stored, in u8.
+    signed: bool,
     /// `[panels, cols / 4, 16 rows, 4 columns]`, panels [`Self::PANEL_CODES`] apart.
     codes: &'a mut [u8],
     /// `[panels, runs · scales per run, 16]`, panels [`SCALES_MAX`] apart.
@@ -103,15 +113,35 @@ pub(super) fn block_product(
     if tile.rows <= FEW_ROWS && few_rows(isa, &tile, block) {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(unit) = amx::Unit::configure(isa, &tile) {
+        for_stretches(&tile, true, work, |first, stretch, dots| {
+            avx512::unpack(&tile, first, stretch);
+            unit.multiply(&tile, first, stretch, dots, block);
+        });
+        return;
+    }
+    for_stretches(&tile, false, work, |first, stretch, _| {
+        unpack(isa, &tile, first, stretch);
+        multiply(isa, &tile, first, stretch, block);
+    });
+}
+
+/// Calls `product` with the first column of each stretch, room to unpack it, and [`DOTS`] words.
+fn for_stretches(
+    tile: &Tile<'_>,
+    signed: bool,
+    work: &mut [f32],
+    mut product: impl FnMut(usize, &mut Unpacked<'_>, &mut [f32]),
+) {
     let (codes, work) = work.split_at_mut(TILE_PANELS * Unpacked::PANEL_CODES / 4);
-    let (scales, minima) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
-    let layout = Layout::of(format);
+    let (scales, work) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
+    let (minima, dots) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
+    let layout = Layout::of(tile.format);
     for first in (0..tile.cols).step_by(CHUNK_COLS_MAX) {
         let cols = CHUNK_COLS_MAX.min(tile.cols - first);
         let codes = bytemuck::cast_slice_mut(codes);
-        let mut stretch = Unpacked { layout, cols, codes, scales, minima };
-        unpack(isa, &tile, first, &mut stretch);
-        multiply(isa, &tile, first, &stretch, block);
+        product(first, &mut Unpacked { layout, cols, signed, codes, scales, minima }, dots);
     }
 }
 

@@ -41,8 +41,7 @@ pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, bl
         let (row, panel, lane) = (index / width, index % width / PANEL, index % PANEL);
         let (x, heads) = tile.row(row, first);
         let codes = &stretch.codes[panel * Unpacked::PANEL_CODES..];
-        for run in 0..stretch.cols / RUN {
-            let head = &heads[run];
+        for (run, head) in heads[..stretch.cols / RUN].iter().enumerate() {
             for part in 0..per_run {
                 let columns = run * RUN + part * half..run * RUN + (part + 1) * half;
                 let products = columns.map(|col| {

@@ -8,7 +8,7 @@ use crate::gemm::tests::numbers;
 use crate::gemm::{Activations, Epilogue, Group, Output, PANEL, PackedMatrix, Rows, WeightFormat, gemm};
 use crate::{Compute, Isa};
 
-fn integer_formats() -> impl Iterator<Item = BlockFormat> {
+pub(super) fn integer_formats() -> impl Iterator<Item = BlockFormat> {
     BlockFormat::all().filter(|&format| format != BlockFormat::Fp8)
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn packed(
     }
 }
 
-fn product(compute: &Compute, weights: &PackedMatrix, x: &[f32], rows: usize) -> Vec<f32> {
+pub(super) fn product(compute: &Compute, weights: &PackedMatrix, x: &[f32], rows: usize) -> Vec<f32> {
     let mut activations = Activations::default();
     activations.prepare(compute, weights.format(), Rows::dense(x, weights.cols()));
     let mut y = vec![f32::NAN; rows * weights.rows()];
