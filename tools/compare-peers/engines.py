@@ -140,12 +140,15 @@ class LlamaBench:
     def run(self, cases):
         rates, facts = {}, {}
         for case in cases:
-            output = run_child(self.command(case), self.options.timeout)
-            # The fork prints notes before its JSON.
-            (result,) = json.loads(output[output.index("[\n"):])
-            rates[case] = result.get("samples_ts") or [result["avg_ts"]]
-            facts = {"version": f"llama-bench {result['build_commit']}"}
+            rates[case], commit = read_llama_bench(run_child(self.command(case), self.options.timeout))
+            facts = {"version": f"llama-bench {commit}"}
         return Run(rates, facts)
+
+
+def read_llama_bench(output):
+    """Rates and the build's name from `-o json`, between whose bracket and object the fork prints notes."""
+    result = json.loads(output[output.index("\n  {"):output.rindex("}") + 1])
+    return result["samples_ts"], result["build_commit"]
 
 
 def chosen(options):

@@ -147,6 +147,11 @@ class Commands(unittest.TestCase):
             self.assertTrue(" ".join(command).endswith(expected), command)
 
 
+    def test_llama_bench_with_notes_in_its_json(self):
+        output = '[\nloaded [0 x 1]\n  {\n    "build_commit": "abc",\n    "samples_ts": [ 1.5 ]\n  }\n]\n'
+        self.assertEqual(engines.read_llama_bench(output), ([1.5], "abc"))
+
+
 class CommandLine(unittest.TestCase):
     def run_main(self, *arguments):
         out, log = StringIO(), StringIO()

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use fathom_text::{ChatInput, ChatTemplate, GgufVocabulary, Message, Tokenizer, TokenizerConfig};
 use serde::Deserialize;
@@ -30,21 +31,21 @@ fn unpacked(path: &str) -> Vec<u8> {
     bytes
 }
 
-/// DeepSeek-V3's tokenizer as GGUF metadata: the embedding has 129,280 rows.
-fn deepseek_v3() -> (Vec<u8>, TokenizerConfig, GgufVocabulary) {
+/// DeepSeek-V3's tokenizer, and as GGUF metadata: the embedding has 129,280 rows.
+static DEEPSEEK_V3: LazyLock<(Vec<u8>, TokenizerConfig, GgufVocabulary)> = LazyLock::new(|| {
     let json = unpacked("deepseek-v3-tokenizer/tokenizer.json.gz");
     let config = TokenizerConfig::from_dir(&fixture("deepseek-v3-tokenizer")).unwrap();
     let vocabulary = GgufVocabulary::from_tokenizer_json(&json, &config, 129_280).unwrap();
     (json, config, vocabulary)
-}
+});
 
 #[test]
 fn all_golden_strings_encode_exactly() {
-    let (json, config, vocabulary) = deepseek_v3();
+    let (json, config, vocabulary) = &*DEEPSEEK_V3;
     assert_eq!((vocabulary.pre.as_str(), vocabulary.tokens.len()), ("deepseek-v3", 129_280));
     assert_eq!((vocabulary.bos_token_id, vocabulary.eos_token_id), (Some(0), Some(1)));
     let (original, tokenizer) =
-        (Tokenizer::from_bytes(&json, Some(&config)).unwrap(), vocabulary.tokenizer().unwrap());
+        (Tokenizer::from_bytes(json, Some(config)).unwrap(), vocabulary.tokenizer().unwrap());
     let golden = std::fs::read(fixture("deepseek-v3-tokenizer/golden.json")).unwrap();
     let golden: Golden = serde_json::from_slice(&golden).unwrap();
     assert_eq!(golden.cases.len(), 80);
@@ -62,9 +63,9 @@ fn all_golden_strings_encode_exactly() {
 
 #[test]
 fn the_chat_template_comes_along() {
-    let (_, config, vocabulary) = deepseek_v3();
+    let (_, config, vocabulary) = &*DEEPSEEK_V3;
     let (want, got) =
-        (ChatTemplate::from_tokenizer_config(&config).unwrap(), vocabulary.chat_template().unwrap());
+        (ChatTemplate::from_tokenizer_config(config).unwrap(), vocabulary.chat_template().unwrap());
     let messages = [Message::system("Be brief."), Message::user("Hi")];
     let input = ChatInput::to_answer(&messages);
     assert_eq!(got.render(&input).unwrap(), want.render(&input).unwrap());
