@@ -1,7 +1,7 @@
 //! A tokenizer and chat templates as GGUF files have them, in both directions.
 //!
 //! A GGUF file says of each id its text and kind, lists the merges, and names the way text is cut into words
-//! ([`crate::pre_tokenizer`]). That is all of a `tokenizer.json` of byte-level BPE, so one is made of it and goes
+//! (`pre_tokenizer.rs`). That is all of a `tokenizer.json` of byte-level BPE, so one is made of it and goes
 //! through the one door, [`Tokenizer::from_bytes`]. This crate reads no GGUF file: whoever does fills in
 //! [`GgufVocabulary`].
 

@@ -126,7 +126,7 @@ impl Config {
     /// The configuration in the metadata of a GGUF checkpoint.
     ///
     /// # Errors
-    /// [`Error::NoGguf`](crate::Error::NoGguf) for any other checkpoint; otherwise as [`Config::read`].
+    /// [`Error::NoGguf`] for any other checkpoint; otherwise as [`Config::read`].
     pub fn from_gguf(checkpoint: &Checkpoint) -> Result<Self> {
         gguf::read(checkpoint)
     }
