@@ -16,25 +16,25 @@ pub struct Compute {
 
 impl Compute {
     /// The machine's best (or `FATHOM_ISA`) with `threads` threads; 0 means one per available
-    /// processor.
+    /// processor. Threads that fill all processors this process may use stay on one each.
     ///
     /// # Errors
     /// As [`Isa::from_env`]; or if there are more threads than [`THREADS_MAX`] or than the
     /// operating system gives.
     pub fn new(threads: usize) -> Result<Self> {
-        Self::on(Isa::from_env()?, threads)
+        Self::on(Isa::from_env()?, threads, ThreadPool::pinned)
     }
 
-    /// A given instruction set, for tests and comparisons.
+    /// A given instruction set, for tests and comparisons; threads run where the system puts them.
     ///
     /// # Panics
     /// If the machine does not have it, or not as many threads.
     pub fn with_isa(isa: Isa, threads: usize) -> Self {
         assert!(isa <= Isa::best(), "{isa} is not available on this machine");
-        Self::on(isa, threads).expect("a few threads")
+        Self::on(isa, threads, ThreadPool::new).expect("a few threads")
     }
 
-    fn on(isa: Isa, threads: usize) -> Result<Self> {
+    fn on(isa: Isa, threads: usize, pool: fn(usize) -> std::io::Result<ThreadPool>) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, |count| count.get()).min(THREADS_MAX),
             some => some,
@@ -42,7 +42,7 @@ impl Compute {
         if threads > THREADS_MAX {
             return Err(Error::TooManyThreads { asked: threads, max: THREADS_MAX });
         }
-        let pool = ThreadPool::new(threads).map_err(|source| Error::NoThread { asked: threads, source })?;
+        let pool = pool(threads).map_err(|source| Error::NoThread { asked: threads, source })?;
         Ok(Self { isa, pool })
     }
 

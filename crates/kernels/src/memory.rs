@@ -1,19 +1,34 @@
 //! Memory on cache-line boundaries: packed weights, caches and per-thread scratch.
 
+mod numa;
+mod pages;
+
 use bytemuck::Pod;
+use pages::Pages;
 
 /// Bytes of a cache line; one AVX-512 register; one row of an AMX tile.
 pub(crate) const LINE: usize = 64;
 
+/// Bytes from which on a buffer has pages of its own: one huge page.
+const PAGES_FROM: usize = pages::HUGE;
+
 /// A zero-initialised buffer of `T` that begins on a cache line. Pages that were never written
-/// cost no memory: the zeroes come from the operating system. (An allocation that asks for more
-/// than the allocator's own alignment would be zeroed by hand; hence words and an offset.)
+/// cost no memory: the zeroes come from the operating system. Large buffers ask for huge pages, as
+/// far as they cover whole ones.
 pub(crate) struct AlignedBuffer<T> {
-    words: Vec<u64>,
-    /// Words before the first cache line.
+    memory: Memory,
+    /// Bytes before the first element.
     offset: usize,
     len: usize,
     element: std::marker::PhantomData<T>,
+}
+
+enum Memory {
+    /// From the allocator. (An allocation that asks for more than the allocator's own alignment would
+    /// be zeroed by hand; hence words and an offset.)
+    Words(Vec<u64>),
+    /// From the operating system.
+    Pages(Pages),
 }
 
 impl<T: Pod> AlignedBuffer<T> {
@@ -27,12 +42,27 @@ impl<T: Pod> AlignedBuffer<T> {
 
     /// `len` zeroes, or `None` if the operating system does not promise as many.
     pub(crate) fn try_zeroed(len: usize) -> Option<Self> {
+        let bytes = len.checked_mul(size_of::<T>())?;
+        if bytes >= PAGES_FROM {
+            let memory = Memory::Pages(Pages::zeroed(bytes)?);
+            return Some(Self { memory, offset: 0, len, element: std::marker::PhantomData });
+        }
         let spare = LINE / size_of::<u64>();
-        let words = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<u64>()) + spare;
-        let words: Vec<u64> = bytemuck::allocation::try_zeroed_vec(words).ok()?;
+        let words: Vec<u64> =
+            bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(size_of::<u64>()) + spare).ok()?;
         let offset = words.as_ptr().align_offset(LINE);
         assert!(offset <= spare, "words lie on multiples of their size");
-        Some(Self { words, offset, len, element: std::marker::PhantomData })
+        let offset = offset * size_of::<u64>();
+        Some(Self { memory: Memory::Words(words), offset, len, element: std::marker::PhantomData })
+    }
+
+    /// Spreads a large buffer that nobody has written yet over all memory nodes, page by page: for what
+    /// all threads read. On machines with one node, and for small buffers, this does nothing.
+    pub(crate) fn spread(self) -> Self {
+        if let Memory::Pages(pages) = &self.memory {
+            pages.interleave(numa::nodes());
+        }
+        self
     }
 
     /// Makes room for at least `len` elements. Contents are unspecified (but initialised) after
@@ -45,23 +75,26 @@ impl<T: Pod> AlignedBuffer<T> {
 
     /// The elements.
     pub(crate) fn as_slice(&self) -> &[T] {
-        &bytemuck::cast_slice(&self.words[self.offset..][..self.words_used()])[..self.len]
+        let bytes = match &self.memory {
+            Memory::Words(words) => bytemuck::cast_slice(words),
+            Memory::Pages(pages) => pages.bytes(),
+        };
+        bytemuck::cast_slice(&bytes[self.offset..self.offset + self.len * size_of::<T>()])
     }
 
     /// The elements, writable.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
-        let used = self.words_used();
-        &mut bytemuck::cast_slice_mut(&mut self.words[self.offset..][..used])[..self.len]
-    }
-
-    fn words_used(&self) -> usize {
-        (self.len * size_of::<T>()).div_ceil(size_of::<u64>())
+        let bytes = match &mut self.memory {
+            Memory::Words(words) => bytemuck::cast_slice_mut(words),
+            Memory::Pages(pages) => pages.bytes_mut(),
+        };
+        bytemuck::cast_slice_mut(&mut bytes[self.offset..self.offset + self.len * size_of::<T>()])
     }
 }
 
 impl<T> Default for AlignedBuffer<T> {
     fn default() -> Self {
-        Self { words: Vec::new(), offset: 0, len: 0, element: std::marker::PhantomData }
+        Self { memory: Memory::Words(Vec::new()), offset: 0, len: 0, element: std::marker::PhantomData }
     }
 }
 
@@ -108,5 +141,23 @@ mod tests {
         assert_eq!(a, [1.0; 3]);
         let first = scratch.floats([64])[0].as_ptr();
         assert_eq!(scratch.floats([8])[0].as_ptr(), first, "no new memory for a smaller request");
+    }
+
+    #[test]
+    fn small_and_large_buffers_are_zero_aligned_and_writable() {
+        for len in [0, 1, 1000, PAGES_FROM / 4 - 1, PAGES_FROM / 4, PAGES_FROM + 12_345] {
+            let mut buffer = AlignedBuffer::<u32>::zeroed(len).spread();
+            assert_eq!(matches!(buffer.memory, Memory::Pages(_)), 4 * len >= PAGES_FROM);
+            assert!(buffer.as_slice().len() == len && buffer.as_slice().iter().all(|&value| value == 0));
+            assert!((buffer.as_slice().as_ptr() as usize).is_multiple_of(LINE));
+            buffer.as_mut_slice().fill(7);
+            assert_eq!(buffer.as_slice().iter().map(|&value| value as usize).sum::<usize>(), 7 * len);
+        }
+    }
+
+    #[test]
+    fn more_than_there_is_gives_none() {
+        assert!(AlignedBuffer::<u64>::try_zeroed(usize::MAX / 2).is_none());
+        assert!(AlignedBuffer::<u8>::try_zeroed(isize::MAX as usize - 4096).is_none());
     }
 }

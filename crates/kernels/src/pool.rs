@@ -4,6 +4,11 @@
 //! spins for a while before it sleeps, and a region costs two atomics per thread. Units are
 //! handed out by a counter: whoever is free takes the next. Since a unit owns its outputs and
 //! computes them alone, the result is the same for any number of threads.
+//!
+//! A pool that fills the machine (or the process's share of it) keeps each worker on a processor of
+//! its own. The calling thread is never pinned: threads that it starts would inherit that.
+
+mod affinity;
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -59,6 +64,19 @@ impl ThreadPool {
     /// # Panics
     /// If `threads` is 0.
     pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+        Self::on(threads, &[])
+    }
+
+    /// The same, workers pinned if the threads fill all processors that this process may use.
+    ///
+    /// # Errors
+    /// As [`ThreadPool::new`].
+    pub(crate) fn pinned(threads: usize) -> std::io::Result<Self> {
+        Self::on(threads, &affinity::of_workers(threads, &affinity::allowed(), affinity::current()))
+    }
+
+    /// Workers on the given processors, if any are given.
+    fn on(threads: usize, processors: &[usize]) -> std::io::Result<Self> {
         assert!(threads > 0, "a pool needs at least the calling thread");
         let shared = Arc::new(Shared {
             region: AtomicUsize::new(0),
@@ -73,7 +91,12 @@ impl ThreadPool {
         for index in 0..threads - 1 {
             let shared = Arc::clone(&pool.shared);
             let builder = std::thread::Builder::new().name(format!("fathom-{}", index + 1));
-            pool.workers.push(builder.spawn(move || shared.worker(index))?);
+            let processor = processors.get(index).copied();
+            let work = move || {
+                processor.into_iter().for_each(affinity::pin);
+                shared.worker(index);
+            };
+            pool.workers.push(builder.spawn(work)?);
         }
         Ok(pool)
     }
@@ -207,7 +230,7 @@ mod tests {
     #[test]
     fn every_unit_runs_once_in_every_region() {
         for threads in [1, 2, 5] {
-            let pool = ThreadPool::new(threads).expect("a few threads");
+            let pool = ThreadPool::pinned(threads).expect("a few threads");
             for units in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicU32> = (0..units).map(|_| AtomicU32::new(0)).collect();
                 for _ in 0..50 {

@@ -27,7 +27,7 @@ pub fn rmsnorm(compute: &Compute, x: Rows<'_>, weight: &[f32], eps: f32, out: &m
 }
 
 per_isa! {
-    fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    pub(crate) fn normalize(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         let scale = 1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt();
         for ((out, value), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = value * scale * weight;

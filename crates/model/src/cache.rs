@@ -1,8 +1,9 @@
 //! The latent cache: blocks of tokens, lent to sequences.
 //!
 //! Per token and layer one row of `kv_lora_rank + qk_rope_head_dim` numbers: the normed latent
-//! `c^KV` and the rotated shared key `k^R` (V2 §2.1.4), and nothing else. A sequence owns blocks
-//! of 64 tokens in any order; a block is the same for all layers.
+//! `c^KV` and the rotated shared key `k^R` (V2 §2.1.4), and nothing else, in one of four formats
+//! ([`CacheFormat`]). A sequence owns blocks of 64 tokens in any order; a block is the same for all
+//! layers.
 
 use fathom_kernels::attention::{BLOCK_TOKENS, CacheFormat, LatentRows};
 
@@ -44,14 +45,20 @@ impl LatentCache {
         let bytes = (tokens as u64).saturating_mul(Self::bytes_per_token(config, format) as u64);
         let too_large = || Error::CacheTooLarge { tokens, bytes };
         let blocks = u32::try_from(tokens.div_ceil(BLOCK_TOKENS)).map_err(|_| too_large())?;
-        let layer = || LatentRows::new(format, blocks as usize, config.latent_width()).ok_or_else(too_large);
+        let row = [config.kv_lora_rank, config.qk_rope_head_dim];
+        let layer = || LatentRows::new(format, blocks as usize, row).ok_or_else(too_large);
         let layers = (0..config.layers_with_mtp()).map(|_| layer()).collect::<Result<_>>()?;
         Ok(Self { layers, free: (0..blocks).rev().collect() })
     }
 
-    /// Bytes per token over all main layers.
+    /// How latents are stored.
+    pub fn format(&self) -> Option<CacheFormat> {
+        self.layers.first().map(LatentRows::format)
+    }
+
+    /// Bytes per token over all main layers, scales included.
     pub fn bytes_per_token(config: &Config, format: CacheFormat) -> usize {
-        config.num_hidden_layers * config.latent_width() * format.bytes()
+        config.num_hidden_layers * format.row_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
     }
 
     /// Tokens that could still be given a block.

@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use fathom_kernels::Compute;
-use fathom_kernels::attention::{LatentRows, absorbed, expanded};
+use fathom_kernels::attention::{CacheFormat, LatentNorm, LatentRows, absorbed, expanded};
 use fathom_kernels::gemm::{
     Activations, Epilogue, Gathered, Group, Output, PackedMatrix, Precisions, Rows, gemm,
 };
@@ -73,6 +73,7 @@ pub(crate) struct AttentionSpace {
     qkv_a: Vec<f32>,
     q_latent: Vec<f32>,
     q: Vec<f32>,
+    /// The normed latents, if somebody asked for them.
     latent: Vec<f32>,
     values: Vec<f32>,
     expanded: ExpandedSpace,
@@ -82,13 +83,20 @@ pub(crate) struct AttentionSpace {
 impl AttentionSpace {
     /// What the last pass over `x [rows, hidden]` multiplied `w` with.
     pub(crate) fn inputs<'a>(
-        &'a self,
+        &'a mut self,
+        compute: &Compute,
         config: &Config,
         w: &AttentionWeights,
         x: &'a [f32],
     ) -> AttentionInputs<'a> {
         let (rows, heads) = (x.len() / config.hidden_size, config.num_attention_heads);
         let (stride, cols) = (w.qkv_a.rows(), heads * config.qk_head_dim());
+        // The cache took them in its own format.
+        let first = stride - config.latent_width();
+        let end = (rows - 1) * stride + first + config.kv_lora_rank;
+        let latents = Rows { values: &self.qkv_a[first..end], cols: config.kv_lora_rank, stride };
+        let latent = room(&mut self.latent, rows * config.kv_lora_rank);
+        rmsnorm(compute, latents, &w.kv_a_layernorm, LATENT_NORM_EPS, latent);
         let q_latent = w.q_b.as_ref().map(|(norm, _)| &self.q_latent[..rows * norm.len()]);
         let queries = match &w.q_b {
             Some(_) => Rows::dense(&self.q[..rows * cols], cols),
@@ -98,7 +106,7 @@ impl AttentionSpace {
             hidden: x,
             q_latent,
             queries,
-            latent: &self.latent[..rows * config.kv_lora_rank],
+            latent,
             values: &self.values[..rows * heads * config.v_head_dim],
         }
     }
@@ -108,17 +116,40 @@ impl AttentionSpace {
 struct ExpandedSpace {
     latents: Vec<f32>,
     k_rope: Vec<f32>,
-    keys_values: Vec<f32>,
+    keys_values: expanded::Expansion,
     state: expanded::State,
+    groups: GroupList,
 }
 
 #[derive(Debug, Default)]
 struct AbsorbedSpace {
+    /// Rows of the batch that take this form.
     rows: Vec<usize>,
+    /// The span of each.
+    spans: Vec<usize>,
     q: Vec<f32>,
     mixed: Vec<f32>,
     values: Vec<f32>,
-    partials: absorbed::Partials,
+    attend: absorbed::Space,
+    groups: GroupList,
+}
+
+/// An empty list that keeps its memory: what it held borrowed weights, and is gone.
+#[derive(Debug, Default)]
+struct GroupList(Vec<Group<'static>>);
+
+impl GroupList {
+    /// The list, to be filled.
+    fn take<'a>(&mut self) -> Vec<Group<'a>> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Takes it back.
+    fn put_back(&mut self, mut groups: Vec<Group<'_>>) {
+        groups.clear();
+        // Collecting an emptied list into one of the same element size reuses its memory.
+        self.0 = groups.into_iter().map(|_| unreachable!("the list was cleared")).collect();
+    }
 }
 
 /// Queries `[rows, heads · (nope + rope)]`, `stride` apart.
@@ -146,7 +177,7 @@ impl Attention<'_> {
         let qkv_a = room(&mut space.qkv_a, rows * stride);
         let product = [Group::whole(&w.qkv_a, &space.activations)];
         gemm(compute, &space.activations, &product, Epilogue::Store, Output { values: qkv_a, stride });
-        self.cache_latents(w, cache, qkv_a, q_cols, &mut space.latent);
+        self.cache_latents(w, cache, qkv_a, q_cols);
 
         let query = config.qk_head_dim();
         let rotary = Heads { count: heads, first: config.qk_nope_head_dim, stride: query };
@@ -177,10 +208,14 @@ impl Attention<'_> {
         let width = heads * config.v_head_dim;
         let values = room(&mut space.values, rows * width);
         space.absorbed.rows.clear();
-        for span in &self.batch.spans {
+        space.absorbed.spans.clear();
+        for (index, span) in self.batch.spans.iter().enumerate() {
             let context = span.first + span.rows.len();
             match self.form.unwrap_or_else(|| cheaper_form(config, span.rows.len(), context)) {
-                AttentionForm::Absorbed => space.absorbed.rows.extend(span.rows.clone()),
+                AttentionForm::Absorbed => {
+                    space.absorbed.rows.extend(span.rows.clone());
+                    space.absorbed.spans.extend(span.rows.clone().map(|_| index));
+                }
                 AttentionForm::Expanded => {
                     let out = &mut values[span.rows.start * width..span.rows.end * width];
                     self.expanded(w, cache, span, q, &mut space.activations, &mut space.expanded, out);
@@ -196,28 +231,15 @@ impl Attention<'_> {
     }
 
     /// Stores norm(c^KV) and RoPE(k^R) of every row.
-    fn cache_latents(
-        &self,
-        w: &AttentionWeights,
-        cache: &mut LatentRows,
-        qkv_a: &mut [f32],
-        first: usize,
-        normed: &mut Vec<f32>,
-    ) {
-        let (latent, width) = (self.config.kv_lora_rank, self.config.latent_width());
-        let stride = w.qkv_a.rows();
-        let key = Heads { count: 1, first: first + latent, stride: 0 };
-        self.batch.turns.rotate(self.compute, Output { values: qkv_a, stride }, key);
-        let normed = room(normed, self.batch.rows() * latent);
-        let latents = Rows { values: &qkv_a[first..], cols: latent, stride };
-        rmsnorm(self.compute, latents, &w.kv_a_layernorm, LATENT_NORM_EPS, normed);
-        for (row, normed) in normed.chunks_exact(latent).enumerate() {
-            qkv_a[row * stride + first..][..latent].copy_from_slice(normed);
-        }
+    fn cache_latents(&self, w: &AttentionWeights, cache: &mut LatentRows, qkv_a: &mut [f32], first: usize) {
+        let (compute, width, stride) = (self.compute, self.config.latent_width(), w.qkv_a.rows());
+        let key = Heads { count: 1, first: first + self.config.kv_lora_rank, stride: 0 };
+        self.batch.turns.rotate(compute, Output { values: qkv_a, stride }, key);
+        let norm = LatentNorm { weight: &w.kv_a_layernorm, eps: LATENT_NORM_EPS };
         for span in &self.batch.spans {
-            for (offset, row) in span.rows.clone().enumerate() {
-                cache.write(span.block_table, span.first + offset, &qkv_a[row * stride + first..][..width]);
-            }
+            let end = (span.rows.end - 1) * stride + first + width;
+            let rows = Rows { values: &qkv_a[span.rows.start * stride + first..end], cols: width, stride };
+            cache.store(compute, span.block_table, span.first, rows, norm);
         }
     }
 
@@ -236,7 +258,8 @@ impl Attention<'_> {
         let (compute, config) = (self.compute, self.config);
         let (heads, nope, value) = (config.num_attention_heads, config.qk_nope_head_dim, config.v_head_dim);
         let (latent, rope) = (config.kv_lora_rank, config.qk_rope_head_dim);
-        let shape = expanded::Shape { heads, nope, rope, value, scale: config.softmax_scale() };
+        let exact = cache.format() == CacheFormat::F32;
+        let shape = expanded::Shape { heads, nope, rope, value, scale: config.softmax_scale(), exact };
         let query_cols = heads * config.qk_head_dim();
         let queries = {
             let end = (span.rows.end - 1) * q.stride + query_cols;
@@ -254,15 +277,15 @@ impl Attention<'_> {
             let formats: Precisions =
                 [&w.w_uk[0], &w.w_uv[0]].map(|matrix| matrix.format()).into_iter().collect();
             activations.prepare(compute, formats, Rows::dense(latents, latent));
-            let groups: Vec<Group<'_>> = (0..heads)
-                .flat_map(|head| {
-                    let part = |weights, y_col| Group { weights, rows: 0..count, x_col: 0, y_col };
-                    let first = head * (nope + value);
-                    [part(&w.w_uk[head], first), part(&w.w_uv[head], first + nope)]
-                })
-                .collect();
-            let keys_values = room(&mut space.keys_values, count * stride);
+            let mut groups = space.groups.take();
+            groups.extend((0..heads).flat_map(|head| {
+                let part = |weights, y_col| Group { weights, rows: 0..count, x_col: 0, y_col };
+                let first = head * (nope + value);
+                [part(&w.w_uk[head], first), part(&w.w_uv[head], first + nope)]
+            }));
+            let keys_values = space.keys_values.room(count * stride);
             gemm(compute, activations, &groups, Epilogue::Store, Output { values: keys_values, stride });
+            space.groups.put_back(groups);
             let keys = expanded::Keys { first: keys.start, expanded: keys_values, rope: k_rope };
             space.state.attend(compute, shape, queries, span.first, keys);
         }
@@ -282,63 +305,59 @@ impl Attention<'_> {
         let (compute, config) = (self.compute, self.config);
         let (heads, nope, query) =
             (config.num_attention_heads, config.qk_nope_head_dim, config.qk_head_dim());
-        let (latent, width, value) = (config.kv_lora_rank, config.latent_width(), config.v_head_dim);
+        let (latent, rope, value) = (config.kv_lora_rank, config.qk_rope_head_dim, config.v_head_dim);
         let rows = space.rows.len();
 
-        // q^A_i = W^UK_iᵀ q^C_i, then the rotary part behind it.
+        // q^A_i = W^UK_iᵀ q^C_i; the rotary part is read where it is.
         let x = Rows { values: q.values, cols: heads * query, stride: q.stride };
         let absorbed_rows = Gathered { rows, largest: rows, source_rows: |row: usize| space.rows[row] };
         activations.gather(compute, w.w_uk_transposed[0].format(), x, absorbed_rows);
-        let absorbed = room(&mut space.q, rows * heads * width);
-        let groups = head_groups(&w.w_uk_transposed, rows, query, width);
-        gemm(
-            compute,
-            activations,
-            &groups,
-            Epilogue::Store,
-            Output { values: absorbed, stride: heads * width },
-        );
-        for (index, out) in absorbed.chunks_exact_mut(width).enumerate() {
-            let (row, head) = (space.rows[index / heads], index % heads);
-            out[latent..]
-                .copy_from_slice(&q.values[row * q.stride + head * query + nope..][..width - latent]);
-        }
+        let absorbed = room(&mut space.q, rows * heads * latent);
+        let y = Output { values: absorbed, stride: heads * latent };
+        per_head(compute, activations, &w.w_uk_transposed, [query, latent], y, &mut space.groups);
 
-        let queries: Vec<absorbed::Query<'_>> = self.absorbed_queries(cache, &space.rows);
-        let shape = absorbed::Shape { heads, latent, rope: width - latent, scale: config.softmax_scale() };
+        let queries = absorbed::Queries {
+            count: rows,
+            latent: absorbed,
+            query: |index: usize| {
+                let (row, span) = (space.rows[index], &self.batch.spans[space.spans[index]]);
+                absorbed::Query {
+                    cache: cache.sequence(span.block_table),
+                    visible: span.first + row - span.rows.start + 1,
+                    rotary: &q.values[row * q.stride + nope..],
+                }
+            },
+        };
+        let scale = config.softmax_scale();
+        let shape = absorbed::Shape { heads, latent, rope, rotary_stride: query, scale };
         let mixed = room(&mut space.mixed, rows * heads * latent);
-        absorbed::attend(compute, shape, &queries, absorbed, &mut space.partials, mixed);
+        absorbed::attend(compute, shape, &queries, &mut space.attend, mixed);
 
         activations.prepare(compute, w.w_uv[0].format(), Rows::dense(mixed, heads * latent));
         let out = room(&mut space.values, rows * heads * value);
-        let groups = head_groups(&w.w_uv, rows, latent, value);
-        gemm(compute, activations, &groups, Epilogue::Store, Output { values: out, stride: heads * value });
+        let y = Output { values: out, stride: heads * value };
+        per_head(compute, activations, &w.w_uv, [latent, value], y, &mut space.groups);
         for (&row, out) in space.rows.iter().zip(out.chunks_exact(heads * value)) {
             values[row * heads * value..][..heads * value].copy_from_slice(out);
         }
     }
-
-    fn absorbed_queries<'c>(&'c self, cache: &'c LatentRows, rows: &[usize]) -> Vec<absorbed::Query<'c>> {
-        let mut spans = self.batch.spans.iter();
-        let mut span = spans.next();
-        rows.iter()
-            .map(|&row| {
-                while span.is_some_and(|span| span.rows.end <= row) {
-                    span = spans.next();
-                }
-                let span = span.expect("every row belongs to a span");
-                let visible = span.first + row - span.rows.start + 1;
-                absorbed::Query { cache: cache.sequence(span.block_table), visible }
-            })
-            .collect()
-    }
 }
 
 /// One product per head: columns `head · x_slice ..` of x to columns `head · y_slice ..` of y.
-fn head_groups(weights: &[PackedMatrix], rows: usize, x_slice: usize, y_slice: usize) -> Vec<Group<'_>> {
+fn per_head(
+    compute: &Compute,
+    x: &Activations,
+    weights: &[PackedMatrix],
+    [x_slice, y_slice]: [usize; 2],
+    y: Output<'_>,
+    list: &mut GroupList,
+) {
+    let mut groups = list.take();
     let group =
-        |(head, weights)| Group { weights, rows: 0..rows, x_col: head * x_slice, y_col: head * y_slice };
-    weights.iter().enumerate().map(group).collect()
+        |(head, weights)| Group { weights, rows: 0..x.rows(), x_col: head * x_slice, y_col: head * y_slice };
+    groups.extend(weights.iter().enumerate().map(group));
+    gemm(compute, x, &groups, Epilogue::Store, y);
+    list.put_back(groups);
 }
 
 /// `0..len` in pieces of at most `size`.

@@ -26,6 +26,8 @@ pub struct Model {
     compute: Compute,
     /// What is not in blocks is held so.
     floats: WeightFormat,
+    /// How latents are cached, if somebody chose.
+    cached: Option<CacheFormat>,
     packed_cache: CacheOutcome,
     pub(crate) weights: Weights,
     pub(crate) rope: Rope,
@@ -61,7 +63,15 @@ impl Model {
         let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.qk_rope_head_dim);
         let factor = config.rope_scaling.rotation_factor();
         let rope = Rope::new(&frequencies, factor);
-        Ok(Self { config, compute, floats: options.storage.floats, packed_cache, weights, rope })
+        Ok(Self {
+            config,
+            compute,
+            floats: options.storage.floats,
+            cached: None,
+            packed_cache,
+            weights,
+            rope,
+        })
     }
 
     /// The configuration.
@@ -104,12 +114,18 @@ impl Model {
         self.weights.expert_bytes()
     }
 
-    /// How this model's latents are cached: f32 where all weights are, else bf16.
+    /// How this model's latents are cached: as chosen with [`Model::set_cache_format`], else f32
+    /// where all weights are, else bf16.
     pub fn cache_format(&self) -> CacheFormat {
-        match self.floats {
+        self.cached.unwrap_or(match self.floats {
             WeightFormat::F32 => CacheFormat::F32,
             _ => CacheFormat::Bf16,
-        }
+        })
+    }
+
+    /// Chooses how caches made from now on hold latents; `None` chooses by the weights.
+    pub fn set_cache_format(&mut self, format: Option<CacheFormat>) {
+        self.cached = format;
     }
 
     /// A cache with room for `tokens` tokens.
@@ -186,7 +202,7 @@ impl Model {
         let block = Attention { compute, config, batch, form };
         block.forward(&layer.attention, &mut cache.layers[index], normed, attention, delta);
         if let Some(observer) = &mut options.observer {
-            let inputs = attention.inputs(config, &layer.attention, normed);
+            let inputs = attention.inputs(compute, config, &layer.attention, normed);
             observer(Observed::AttentionInputs { layer: index, inputs });
         }
         observe(&mut options.observer, Observed::AttentionOut { layer: index, values: delta });

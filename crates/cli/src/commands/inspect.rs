@@ -102,7 +102,8 @@ fn inspect(args: &Args) -> Result<Inspected> {
             Some(accounting::stored(&config, &checkpoint)?)
         }
     };
-    let workload = Workload { storage: args.storage.storage()?, context, batch: args.batch as usize };
+    let (storage, cache) = (args.storage.storage()?, args.storage.latents());
+    let workload = Workload { storage, cache, context, batch: args.batch as usize };
     let report = Report::new(&config, workload);
     Ok(Inspected { name, json, config, stored, report })
 }

@@ -1,79 +1,153 @@
-//! The two loops in 8 f32 lanes, ragged ends in scalar code.
+//! The two products in 8 f32 lanes: 6 keys by 16 rows, and 4 rows by 24 columns, 12 sums each.
 
 use std::arch::x86_64::{
-    __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehdup_ps, _mm_movehl_ps, _mm256_castps256_ps128,
-    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
     _mm256_storeu_ps,
 };
 
-use super::Matrix;
+use super::{KEYS, LANES, Mix, STRIDE, Scores};
 
-const LANES: usize = 8;
+/// Lanes of a register: a vector of rows takes two.
+const HALF: usize = 8;
 
-pub(super) fn scores(a: Matrix<'_>, b: Matrix<'_>, dim: usize, out: &mut [f32], accumulate: bool) {
-    for (i, out) in out.chunks_exact_mut(b.rows.max(1)).enumerate() {
-        let x = &a.values[i * a.stride..][..dim];
-        for (j, out) in out.iter_mut().enumerate() {
-            let y = &b.values[j * b.stride..][..dim];
-            // SAFETY: the dispatcher chose this ISA because the CPU has it.
-            let dot = unsafe { dot(x, y) };
-            *out = if accumulate { *out + dot } else { dot };
+pub(super) fn scores(job: &Scores<'_>, out: &mut [f32]) {
+    let (first, dim) = (job.piece.start, job.piece.len());
+    for vector in 0..job.vectors {
+        let queries = job.queries[vector * job.apart + first * LANES..].as_ptr();
+        let mut key = 0;
+        while key < job.count {
+            let keys = job.keys[key * STRIDE..].as_ptr();
+            let out = out[(vector * KEYS + key) * LANES..].as_mut_ptr();
+            // SAFETY: the caller checked that queries, keys and out hold what the shapes say, and
+            // no tile goes beyond the count; the dispatcher chose this ISA because the CPU has it.
+            key += unsafe {
+                match job.count - key {
+                    6.. => score_tile::<6>(queries, keys, dim, first > 0, out),
+                    2.. => score_tile::<2>(queries, keys, dim, first > 0, out),
+                    _ => score_tile::<1>(queries, keys, dim, first > 0, out),
+                }
+            };
         }
     }
 }
 
+/// `K` keys by 16 rows; returns `K`.
+///
 /// # Safety
-/// The CPU has AVX2 and FMA.
+/// `queries` has `dim` rows of 16, `keys` `K` rows of `dim`, `out` `K` rows of 16; the CPU has AVX2
+/// and FMA.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let (x_lanes, x_rest) = x.as_chunks::<LANES>();
-    let (y_lanes, y_rest) = y.as_chunks::<LANES>();
-    let mut sums = [_mm256_setzero_ps(); 4];
-    for (i, (x, y)) in x_lanes.iter().zip(y_lanes).enumerate() {
-        // SAFETY: both are arrays of 8.
-        let (x, y) = unsafe { (_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(y.as_ptr())) };
-        sums[i % 4] = _mm256_fmadd_ps(x, y, sums[i % 4]);
-    }
-    let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    // SAFETY: the CPU has AVX2, by this function's contract.
-    sums.iter().map(|&sum| unsafe { across(sum) }).sum::<f32>() + rest
-}
-
-/// # Safety
-/// The CPU has AVX2.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn across(sum: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-}
-
-pub(super) fn mix(p: Matrix<'_>, v: Matrix<'_>, dim: usize, out: &mut [f32]) {
-    for (i, out) in out.chunks_exact_mut(dim.max(1)).enumerate() {
-        let weights = &p.values[i * p.stride..][..v.rows];
-        // SAFETY: the dispatcher chose this ISA because the CPU has it.
-        unsafe { mix_row(weights, v, out) };
-    }
-}
-
-/// # Safety
-/// The CPU has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn mix_row(weights: &[f32], v: Matrix<'_>, out: &mut [f32]) {
-    let dim = out.len();
-    for (t, &weight) in weights.iter().enumerate() {
-        let (values, rest) = v.values[t * v.stride..][..dim].as_chunks::<LANES>();
-        let (out, out_rest) = out.as_chunks_mut::<LANES>();
-        let lanes = _mm256_set1_ps(weight);
-        for (out, value) in out.iter_mut().zip(values) {
-            // SAFETY: both are arrays of 8.
-            unsafe {
-                let sum =
-                    _mm256_fmadd_ps(lanes, _mm256_loadu_ps(value.as_ptr()), _mm256_loadu_ps(out.as_ptr()));
-                _mm256_storeu_ps(out.as_mut_ptr(), sum);
+unsafe fn score_tile<const K: usize>(
+    queries: *const f32,
+    keys: *const f32,
+    dim: usize,
+    accumulate: bool,
+    out: *mut f32,
+) -> usize {
+    let mut sums = [[_mm256_setzero_ps(); 2]; K];
+    for d in 0..dim {
+        // SAFETY: d is less than `dim`.
+        let rows = unsafe {
+            let rows = queries.add(d * LANES);
+            [_mm256_loadu_ps(rows), _mm256_loadu_ps(rows.add(HALF))]
+        };
+        for (k, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let number = _mm256_set1_ps(unsafe { *keys.add(k * STRIDE + d) });
+            for (sum, rows) in sums.iter_mut().zip(rows) {
+                *sum = _mm256_fmadd_ps(rows, number, *sum);
             }
         }
-        out_rest.iter_mut().zip(rest).for_each(|(out, value)| *out += weight * value);
+    }
+    for (k, sums) in sums.iter().enumerate() {
+        for (half, &sum) in sums.iter().enumerate() {
+            // SAFETY: this function's contract.
+            unsafe {
+                let out = out.add(k * LANES + half * HALF);
+                let sum = if accumulate { _mm256_add_ps(_mm256_loadu_ps(out), sum) } else { sum };
+                _mm256_storeu_ps(out, sum);
+            }
+        }
+    }
+    K
+}
+
+/// Rows of a tile of `mix`.
+const ROWS: usize = 4;
+
+pub(super) fn mix(job: &Mix<'_>, out: &mut [f32]) {
+    let mut col = 0;
+    while col < job.piece.len() {
+        let registers = ((job.piece.len() - col) / HALF).min(3);
+        for row in (0..job.vectors * LANES).step_by(ROWS) {
+            let tile = MixTile {
+                weights: job.weights[row / LANES * KEYS * LANES + row % LANES..].as_ptr(),
+                values: job.values[col..].as_ptr(),
+                count: job.count,
+                keep: job.keep[row..].as_ptr(),
+                out: out[row * job.cols + job.piece.start + col..].as_mut_ptr(),
+                stride: job.cols,
+            };
+            // SAFETY: the caller checked that weights, values and out hold what the shapes say;
+            // the dispatcher chose this ISA because the CPU has it.
+            unsafe {
+                match registers {
+                    1 => tile.run::<1>(),
+                    2 => tile.run::<2>(),
+                    _ => tile.run::<3>(),
+                }
+            }
+        }
+        col += registers * HALF;
+    }
+}
+
+struct MixTile {
+    weights: *const f32,
+    values: *const f32,
+    count: usize,
+    keep: *const f32,
+    out: *mut f32,
+    stride: usize,
+}
+
+impl MixTile {
+    /// [`ROWS`] rows by `C` registers.
+    ///
+    /// # Safety
+    /// `weights` has `count` rows of 4, 16 apart; `values` has `count` rows of `8 C`; `keep` has 4
+    /// numbers and `out` 4 rows of `8 C`; the CPU has AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn run<const C: usize>(&self) {
+        let mut sums = [[_mm256_setzero_ps(); C]; ROWS];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: this function's contract.
+                *sum = unsafe {
+                    let old = _mm256_loadu_ps(self.out.add(r * self.stride + c * HALF));
+                    _mm256_mul_ps(old, _mm256_set1_ps(*self.keep.add(r)))
+                };
+            }
+        }
+        for key in 0..self.count {
+            let mut values = [_mm256_setzero_ps(); C];
+            for (c, values) in values.iter_mut().enumerate() {
+                // SAFETY: key is less than `count`.
+                *values = unsafe { _mm256_loadu_ps(self.values.add(key * STRIDE + c * HALF)) };
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let weight = _mm256_set1_ps(unsafe { *self.weights.add(key * LANES + r) });
+                for c in 0..C {
+                    sums[c] = _mm256_fmadd_ps(weight, values[c], sums[c]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (c, &sum) in sums.iter().enumerate() {
+                // SAFETY: this function's contract.
+                unsafe { _mm256_storeu_ps(self.out.add(r * self.stride + c * HALF), sum) };
+            }
+        }
     }
 }

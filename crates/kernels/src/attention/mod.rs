@@ -5,18 +5,29 @@
 //! equation read it:
 //!
 //! - [`expanded`], MHA mode, for many new tokens: keys and values of every head are expanded
-//!   from the latents (`W^UK c`, `W^UV c`) and attended to as usual, flash style: blocks of keys,
-//!   running maximum and sum, no `[tokens, keys]` matrix.
+//!   from the latents (`W^UK c`, `W^UV c`) and attended to as usual.
 //! - [`absorbed`], MQA mode, for few new tokens: `W^UK` is moved into the query and `W^UV` behind
 //!   the sum, so that all heads attend to the cached rows themselves as one key and value head.
 //!
-//! **Roofline.** Absorbed decode reads each cached row once per group of [`absorbed::GROUP`]
-//! heads and does `2 · heads · (2 · kv_lora_rank + qk_rope_head_dim)` operations on it: with 16
-//! heads and bf16 rows that is 30 operations per byte, near the balance of AVX-512 and DRAM.
-//! Expanded prefill is bound by arithmetic.
+//! Both are flash style: blocks of 64 keys, running maximum and sum, no `[tokens, keys]` matrix.
 //!
-//! Both rest on two loops per ISA: `scores` (`a · bᵀ` of row-major operands) and `mix`
-//! (`out += p · v`).
+//! **Roofline.** Absorbed decode reads each cached row once for all heads and does
+//! `2 · heads · (2 · kv_lora_rank + qk_rope_head_dim)` operations on it: with 16 heads and bf16
+//! rows that is 30 operations per byte, with 128 heads 240; the balance of f32 lanes and DRAM is
+//! near 10. So both forms are bound by arithmetic wherever there is no tile unit, and everything
+//! here is about keeping the multipliers busy. Figures: `docs/kernels/attention.md`.
+//!
+//! **Contract of an ISA** (`scalar.rs` and its siblings), two products of a block of keys:
+//!
+//! - [`scores`]: 16 rows of queries lie in the lanes, `[dim, 16]`; a key's numbers are broadcast
+//!   one by one. The result `[keys, 16]` needs no sum across lanes, and the softmax after it goes
+//!   down the keys in all lanes at once.
+//! - [`mix`]: 16 columns of values lie in the lanes; weights are broadcast.
+//!
+//! A row is a head of one query (absorbed) or a query of one head (expanded); the loops cannot
+//! tell. Keys and values are staged as f32 in pieces of 96 columns, in rows of a fixed stride: a loop
+//! over 24 keys has one address register and 24 constants, and what it reads is in the first-level
+//! cache because it was put there just before.
 
 pub mod absorbed;
 #[cfg(target_arch = "x86_64")]
@@ -25,109 +36,140 @@ mod avx2;
 mod avx512;
 mod cache;
 pub mod expanded;
+mod format;
 mod scalar;
+mod softmax;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
-pub use cache::{BLOCK_TOKENS, CacheFormat, CachedRows, LatentRows};
+pub use cache::{BLOCK_TOKENS, CachedRows, LatentNorm, LatentRows};
+pub use format::CacheFormat;
+
+use std::ops::Range;
 
 use crate::Isa;
-use crate::math::{exp, multiply_by, per_isa};
 
-/// A row-major operand: rows of `cols` numbers, `stride` apart.
+/// Rows of queries that stand in the lanes of one vector.
+const LANES: usize = 16;
+
+/// Keys of a block.
+const KEYS: usize = BLOCK_TOKENS;
+
+/// Numbers of a key that are staged and multiplied at a time: 64 keys of them, and one or two
+/// vectors of queries beside them, stay in a first-level cache of 32 KiB.
+const PIECE: usize = 96;
+
+/// Numbers from one staged key to the next: an odd count of cache lines, so that the same column
+/// of 64 keys is spread over all sets of a cache.
+const STRIDE: usize = PIECE + LANES;
+
+/// Numbers of one staged piece, `[KEYS, STRIDE]`.
+const STAGED: usize = KEYS * STRIDE;
+
+/// `0..width` in pieces.
+fn pieces(width: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..width).step_by(PIECE).map(move |first| first..width.min(first + PIECE))
+}
+
+/// Some numbers of a block of keys against the same of rows of queries.
+struct Scores<'a> {
+    /// `[vectors, numbers, LANES]`, vectors `apart`.
+    queries: &'a [f32],
+    apart: usize,
+    vectors: usize,
+    /// Which of the numbers; beginning with 0 overwrites `out`, else it is added to.
+    piece: Range<usize>,
+    /// `[KEYS, STRIDE]`
+    keys: &'a [f32],
+    count: usize,
+    /// What will be read next.
+    ahead: Ahead,
+}
+
+/// Rows of memory that are brought near while something else is computed.
 #[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
+struct Ahead {
+    first: *const u8,
     stride: usize,
+    /// A row is 256 bytes, or twice that.
+    long: bool,
 }
 
-impl<'a> Matrix<'a> {
-    fn new(values: &'a [f32], rows: usize, stride: usize) -> Self {
-        Self { values, rows, stride }
+impl Ahead {
+    const NOTHING: Ahead = Ahead { first: std::ptr::null(), stride: 0, long: false };
+
+    /// Rows of `len` bytes, `stride` apart.
+    fn new(rows: Option<&[u8]>, stride: usize, len: usize) -> Self {
+        rows.map_or(Self::NOTHING, |rows| Ahead { first: rows.as_ptr(), stride, long: len > 256 })
     }
 
-    fn check(&self, cols: usize) {
-        let end =
-            self.rows.saturating_sub(1).checked_mul(self.stride).and_then(|last| last.checked_add(cols));
-        assert!(self.rows == 0 || end.is_some_and(|end| end <= self.values.len()));
+    /// The same from row `row` on; `near` itself if there is nothing.
+    fn from(self, row: usize, near: *const f32) -> Self {
+        if self.first.is_null() {
+            return Ahead { first: near.cast(), ..Self::NOTHING };
+        }
+        Ahead { first: self.first.wrapping_add(row * self.stride), ..self }
+    }
+
+    /// The address of the `index`th 256 bytes, counted over all rows.
+    #[inline(always)]
+    fn part(self, index: usize) -> *const i8 {
+        let long = usize::from(self.long);
+        self.first.wrapping_add((index >> long) * self.stride + (index & long) * 256).cast()
     }
 }
 
-/// `out [a.rows, b.rows] (+)= a [a.rows, dim] · bᵀ [b.rows, dim]`, `out` dense.
-fn scores(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, dim: usize, out: &mut [f32], accumulate: bool) {
-    a.check(dim);
-    b.check(dim);
-    assert_eq!(out.len(), a.rows * b.rows);
+/// `out [vectors, KEYS, LANES] (+)= keys · queries`, for the first `count` keys (what is beyond
+/// them is unspecified).
+fn scores(isa: Isa, job: &Scores<'_>, out: &mut [f32]) {
+    let Scores { vectors, count, apart, ref piece, .. } = *job;
+    assert!(count <= KEYS && piece.len() <= PIECE && vectors > 0 && out.len() == vectors * KEYS * LANES);
+    assert!(job.queries.len() >= (vectors - 1) * apart + piece.end * LANES);
+    assert!(job.keys.len() >= STAGED);
     match isa {
-        Isa::Scalar => scalar::scores(a, b, dim, out, accumulate),
+        Isa::Scalar => scalar::scores(job, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::scores(a, b, dim, out, accumulate),
+        Isa::Avx2 => avx2::scores(job, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::scores(a, b, dim, out, accumulate),
+        Isa::Avx512 | Isa::Amx => avx512::scores(job, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),
     }
 }
 
-/// `out [p.rows, dim] += p [p.rows, v.rows] · v [v.rows, dim]`, `out` dense.
-fn mix(isa: Isa, p: Matrix<'_>, v: Matrix<'_>, dim: usize, out: &mut [f32]) {
-    p.check(v.rows);
-    v.check(dim);
-    assert_eq!(out.len(), p.rows * dim);
+/// Weighted sums of some columns of a block of values.
+struct Mix<'a> {
+    /// `[vectors, KEYS, LANES]`
+    weights: &'a [f32],
+    vectors: usize,
+    /// `[KEYS, STRIDE]`
+    values: &'a [f32],
+    count: usize,
+    /// Columns of `out`.
+    cols: usize,
+    /// Which of them `values` are, in whole [`LANES`].
+    piece: Range<usize>,
+    /// `[vectors, LANES]`: what a row's sums are multiplied by before anything is added.
+    keep: &'a [f32],
+}
+
+/// `out [vectors · LANES, cols] = keep · out + weights · values`.
+fn mix(isa: Isa, job: &Mix<'_>, out: &mut [f32]) {
+    let Mix { vectors, count, cols, ref piece, .. } = *job;
+    assert!(count <= KEYS && job.weights.len() == vectors * KEYS * LANES && job.values.len() >= STAGED);
+    assert!(piece.len() <= PIECE && piece.len().is_multiple_of(LANES) && piece.end <= cols);
+    assert!(job.keep.len() == vectors * LANES && out.len() == vectors * LANES * cols);
     match isa {
-        Isa::Scalar => scalar::mix(p, v, dim, out),
+        Isa::Scalar => scalar::mix(job, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::mix(p, v, dim, out),
+        Isa::Avx2 => avx2::mix(job, out),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => avx512::mix(p, v, dim, out),
+        Isa::Avx512 | Isa::Amx => avx512::mix(job, out),
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),
-    }
-}
-
-/// Running softmax of one query: the largest score so far and the sum of `e^(score - max)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Running {
-    max: f32,
-    sum: f32,
-}
-
-impl Running {
-    const EMPTY: Running = Running { max: f32::NEG_INFINITY, sum: 0.0 };
-
-    /// Takes in the next scores of one query, turning them into weights relative to the new
-    /// maximum, and rescales what was accumulated so far.
-    fn absorb(&mut self, isa: Isa, scores: &mut [f32], scale: f32, accumulated: &mut [f32]) {
-        let (before, sum) = (*self, self.sum);
-        let (max, added) = weigh(isa, scores, scale, before.max);
-        let shrink = if before.max == f32::NEG_INFINITY { 0.0 } else { exp(before.max - max) };
-        *self = Running { max, sum: sum * shrink + added };
-        if shrink != 1.0 {
-            multiply_by(isa, accumulated, shrink);
-        }
-    }
-}
-
-per_isa! {
-    /// Turns scores into `e^(score · scale - max)`, `max` being the largest scaled score or `so_far`;
-    /// returns the maximum and the sum.
-    fn weigh(scores: &mut [f32], scale: f32, so_far: f32) -> (f32, f32) {
-        let mut lanes = [so_far; 16];
-        let (chunks, rest) = scores.as_chunks::<16>();
-        for chunk in chunks {
-            for (lane, score) in lanes.iter_mut().zip(chunk) {
-                let score = score * scale;
-                *lane = if score > *lane { score } else { *lane };
-            }
-        }
-        let max = lanes.iter().copied().chain(rest.iter().map(|score| score * scale)).fold(so_far, f32::max);
-        scores.iter_mut().for_each(|score| *score = exp(*score * scale - max));
-        let mut lanes = [0.0f32; 16];
-        let (chunks, rest) = scores.as_chunks::<16>();
-        for chunk in chunks {
-            lanes.iter_mut().zip(chunk).for_each(|(lane, weight)| *lane += weight);
-        }
-        (max, lanes.iter().sum::<f32>() + rest.iter().sum::<f32>())
     }
 }

@@ -1,26 +1,31 @@
-//! The meaning of the two loops.
+//! The meaning of the two products.
 
-use super::Matrix;
+use super::{KEYS, LANES, Mix, STRIDE, Scores};
 
-pub(super) fn scores(a: Matrix<'_>, b: Matrix<'_>, dim: usize, out: &mut [f32], accumulate: bool) {
-    for i in 0..a.rows {
-        for j in 0..b.rows {
-            let (x, y) = (&a.values[i * a.stride..][..dim], &b.values[j * b.stride..][..dim]);
-            let dot: f32 = x.iter().zip(y).map(|(x, y)| x * y).sum();
-            let out = &mut out[i * b.rows + j];
-            *out = if accumulate { *out + dot } else { dot };
+pub(super) fn scores(job: &Scores<'_>, out: &mut [f32]) {
+    let (out, _) = out.as_chunks_mut::<LANES>();
+    for vector in 0..job.vectors {
+        let (queries, _) = job.queries[vector * job.apart..].as_chunks::<LANES>();
+        let queries = &queries[job.piece.clone()];
+        for (key, out) in out[vector * KEYS..][..job.count].iter_mut().enumerate() {
+            if job.piece.start == 0 {
+                *out = [0.0; LANES];
+            }
+            for (queries, number) in queries.iter().zip(&job.keys[key * STRIDE..]) {
+                out.iter_mut().zip(queries).for_each(|(out, query)| *out += query * number);
+            }
         }
     }
 }
 
-pub(super) fn mix(p: Matrix<'_>, v: Matrix<'_>, dim: usize, out: &mut [f32]) {
-    for i in 0..p.rows {
-        for t in 0..v.rows {
-            let weight = p.values[i * p.stride + t];
-            let values = &v.values[t * v.stride..][..dim];
-            for (out, value) in out[i * dim..][..dim].iter_mut().zip(values) {
-                *out += weight * value;
-            }
+pub(super) fn mix(job: &Mix<'_>, out: &mut [f32]) {
+    for (row, out) in out.chunks_exact_mut(job.cols).enumerate() {
+        let (weights, out) =
+            (&job.weights[row / LANES * KEYS * LANES + row % LANES..], &mut out[job.piece.clone()]);
+        out.iter_mut().for_each(|out| *out *= job.keep[row]);
+        for key in 0..job.count {
+            let (weight, values) = (weights[key * LANES], &job.values[key * STRIDE..]);
+            out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
         }
     }
 }

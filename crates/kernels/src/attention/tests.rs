@@ -25,25 +25,34 @@ fn close(actual: &[f32], expected: &[f32], tolerance: f32, case: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
-    fn loops_match_the_scalar_ones(rows in 1usize..11, keys in 1usize..70, dim in 1usize..150, gap in 0usize..5) {
-        let (a, b) = (numbers(rows * (dim + gap), 1), numbers(keys * (dim + gap), 2));
-        let (a, b) = (Matrix::new(&a, rows, dim + gap), Matrix::new(&b, keys, dim + gap));
-        let p = numbers(rows * (keys + gap), 3);
-        let p = Matrix::new(&p, rows, keys + gap);
+    fn products_match_the_scalar_ones(
+        vectors in 1usize..9, count in 1usize..65, first in 0usize..9, len in 1usize..=PIECE, gap in 0usize..3,
+    ) {
+        let (first, gap, whole) = (16 * first, 16 * gap, len.next_multiple_of(LANES));
+        let (dim, cols) = (first + len + gap, first + whole + gap);
+        let queries = numbers(vectors * dim * LANES, 1);
+        let (mut keys, mut values) = (numbers(STAGED, 2), numbers(STAGED, 3));
+        // What is beyond the keys must not matter.
+        keys[count * STRIDE..].fill(f32::NAN);
+        values[count * STRIDE..].fill(f32::NAN);
+        let (weights, keep) = (numbers(vectors * KEYS * LANES, 4), numbers(vectors * LANES, 5));
         let run = |isa| {
-            let (mut s, mut o) = (vec![0.5; rows * keys], vec![0.25; rows * dim]);
-            scores(isa, a, b, dim, &mut s, false);
-            scores(isa, a, b, dim, &mut s, true);
-            mix(isa, p, b, dim, &mut o);
+            let (mut s, mut o) = (vec![0.5; vectors * KEYS * LANES], vec![0.25; vectors * LANES * cols]);
+            let piece = first..first + len;
+            let keys = &keys;
+            scores(isa, &Scores { queries: &queries, apart: dim * LANES, vectors, piece, keys, count, ahead: Ahead::NOTHING }, &mut s);
+            let s: Vec<f32> = s.chunks_exact(KEYS * LANES).flat_map(|s| s[..count * LANES].to_vec()).collect();
+            let (piece, weights) = (first..first + whole, &weights);
+            mix(isa, &Mix { weights, vectors, values: &values, count, cols, piece, keep: &keep }, &mut o);
             (s, o)
         };
         let expected = run(Isa::Scalar);
         for isa in Isa::available() {
             let actual = run(isa);
-            close(&actual.0, &expected.0, 2e-4, &format!("{isa} scores {rows}×{keys}×{dim}"));
-            close(&actual.1, &expected.1, 1e-4, &format!("{isa} mix {rows}×{keys}×{dim}"));
+            close(&actual.0, &expected.0, 1e-4, &format!("{isa} scores {vectors}×{count}×{first}+{len}"));
+            close(&actual.1, &expected.1, 1e-4, &format!("{isa} mix {vectors}×{count}×{first}+{whole}"));
         }
     }
 }
@@ -123,7 +132,7 @@ impl Layer {
     fn cache(&self, format: CacheFormat, table: &[u32]) -> LatentRows {
         let Case { rope, latent, tokens, .. } = self.case;
         let blocks = table.iter().max().map_or(0, |&last| last as usize + 1);
-        let mut cache = LatentRows::new(format, blocks, latent + rope).expect("a few rows");
+        let mut cache = LatentRows::new(format, blocks, [latent, rope]).expect("a few rows");
         for token in 0..tokens {
             cache.write(table, token, &self.latents[token * (latent + rope)..][..latent + rope]);
         }
@@ -131,28 +140,31 @@ impl Layer {
     }
 
     /// Through the latents: absorbed queries in, `W^UV` behind.
-    fn absorbed(&self, compute: &Compute, queries: std::ops::Range<usize>) -> Vec<f32> {
+    fn absorbed(&self, compute: &Compute, format: CacheFormat, queries: std::ops::Range<usize>) -> Vec<f32> {
         let Case { heads, nope, rope, value, latent, tokens } = self.case;
-        let width = latent + rope;
         // Blocks in an order that is not the tokens'.
         let table: Vec<u32> = (0..tokens.div_ceil(BLOCK_TOKENS) as u32).rev().collect();
-        let cache = self.cache(CacheFormat::F32, &table);
-        let mut q = vec![0.0; queries.len() * heads * width];
-        for (row, out) in q.chunks_exact_mut(width).enumerate() {
+        let cache = self.cache(format, &table);
+        let query = nope + rope;
+        let mut q = vec![0.0; queries.len() * heads * latent];
+        for (row, out) in q.chunks_exact_mut(latent).enumerate() {
             let (t, h) = (queries.start + row / heads, row % heads);
-            let from = &self.q[(t * heads + h) * (nope + rope)..][..nope + rope];
-            for (c, out) in out[..latent].iter_mut().enumerate() {
+            let from = &self.q[(t * heads + h) * query..][..nope];
+            for (c, out) in out.iter_mut().enumerate() {
                 *out = (0..nope).map(|d| from[d] * self.w_uk[(h * nope + d) * latent + c]).sum();
             }
-            out[latent..].copy_from_slice(&from[nope..]);
         }
-        let seen: Vec<absorbed::Query<'_>> = queries
-            .clone()
-            .map(|t| absorbed::Query { cache: cache.sequence(&table), visible: t + 1 })
-            .collect();
-        let shape = absorbed::Shape { heads, latent, rope, scale: self.scale };
+        let seen = absorbed::Queries {
+            count: queries.len(),
+            latent: &q,
+            query: |i| {
+                let (t, cache) = (queries.start + i, cache.sequence(&table));
+                absorbed::Query { cache, visible: t + 1, rotary: &self.q[t * heads * query + nope..] }
+            },
+        };
+        let shape = absorbed::Shape { heads, latent, rope, rotary_stride: query, scale: self.scale };
         let mut mixed = vec![0.0; queries.len() * heads * latent];
-        absorbed::attend(compute, shape, &seen, &q, &mut Default::default(), &mut mixed);
+        absorbed::attend(compute, shape, &seen, &mut Default::default(), &mut mixed);
         let heads_of = |row: usize| row % heads;
         mixed
             .chunks_exact(latent)
@@ -165,9 +177,9 @@ impl Layer {
     }
 
     /// Through expanded keys and values, in chunks of `chunk` keys.
-    fn expanded(&self, compute: &Compute, first: usize, chunk: usize) -> Vec<f32> {
+    fn expanded(&self, compute: &Compute, exact: bool, first: usize, chunk: usize) -> Vec<f32> {
         let Case { heads, nope, rope, value, latent, tokens } = self.case;
-        let shape = expanded::Shape { heads, nope, rope, value, scale: self.scale };
+        let shape = expanded::Shape { heads, nope, rope, value, scale: self.scale, exact };
         let queries = tokens - first;
         let q = Rows::dense(&self.q[first * heads * (nope + rope)..], heads * (nope + rope));
         let mut state = expanded::State::default();
@@ -206,7 +218,7 @@ fn check(case: Case) {
     for isa in Isa::available() {
         let compute = Compute::with_isa(isa, 2);
         for (first, chunk) in [(0, tokens), (0, 48), (tokens / 2, 100), (tokens - 1, 33)] {
-            let actual = layer.expanded(&compute, first, chunk);
+            let actual = layer.expanded(&compute, true, first, chunk);
             close(
                 &actual,
                 &expected[first * heads * value..],
@@ -215,7 +227,7 @@ fn check(case: Case) {
             );
         }
         for queries in [0..tokens, tokens - 1..tokens, tokens / 2..tokens / 2 + 1] {
-            let actual = layer.absorbed(&compute, queries.clone());
+            let actual = layer.absorbed(&compute, CacheFormat::F32, queries.clone());
             let expected = &expected[queries.start * heads * value..queries.end * heads * value];
             close(&actual, expected, 2e-5, &format!("{isa} absorbed {queries:?}"));
         }
@@ -244,6 +256,201 @@ fn bf16_rows_are_rounded_once() {
         for (index, value) in row.iter().enumerate() {
             let exact = layer.latents[(62 + index / 10) * 32 + 20 + index % 10];
             assert_eq!(*value, fathom_numeric::round::to_bf16_precision(exact), "{isa}");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod bytes {
+    use super::*;
+
+    /// Scores, rounded weights and sums against integers counted one by one.
+    #[track_caller]
+    fn check(vectors: usize, count: usize, len: usize, groups: usize) {
+        let width = len.next_multiple_of(vnni::MIXED);
+        let byte = |i: usize, seed: usize| (numbers(1, (i * 31 + seed) as u64)[0] * 127.0).round() as i8;
+        let stored: Vec<i8> = (0..KEYS * width).map(|i| byte(i, 1)).collect();
+        let (mut keys, mut values) = (vec![0; KEYS * vnni::STRIDE], vec![0; KEYS / 4 * width]);
+        vnni::stage(bytemuck::cast_slice(&stored), width, 0..width, &mut keys, &mut values);
+        let quads = len.div_ceil(4);
+        let query = |row: usize, d: usize| if d < len { byte(row * 1000 + d, 2) } else { 0 };
+        let apart = (quads + 1) * LANES;
+        let mut queries = vec![0u32; vectors * apart];
+        for row in 0..vectors * LANES {
+            for quad in 0..quads {
+                let bytes = std::array::from_fn(|i| query(row, 4 * quad + i).wrapping_add(-128) as u8);
+                queries[row / LANES * apart + quad * LANES + row % LANES] = u32::from_le_bytes(bytes);
+            }
+        }
+        let (query_scales, key_scales) = (numbers(vectors * apart, 3), numbers(KEYS * groups, 4));
+        // Zero beyond the group's numbers, as the queries are there: the sum may hold any of them.
+        let sum = |key: usize| (0..len).map(|d| i32::from(stored[key * width + d])).sum::<i32>();
+        let beyond = |key: usize| (len..4 * quads).map(|d| i32::from(stored[key * width + d])).sum::<i32>();
+        let sums: Vec<i32> =
+            (0..KEYS * groups).map(|i| -128 * (sum(i / groups) + beyond(i / groups))).collect();
+        let mut out = vec![0.5; vectors * KEYS * LANES];
+        let job = vnni::Scores {
+            queries: &queries,
+            query_scales: &query_scales,
+            apart,
+            vectors,
+            quads,
+            keys: &keys,
+            count,
+            key_scales: &key_scales,
+            key_sums: &sums,
+            groups,
+            ahead: Ahead::NOTHING,
+        };
+        vnni::scores(&job, &mut out);
+        for row in 0..vectors * LANES {
+            for key in 0..count {
+                let dot: i32 =
+                    (0..len).map(|d| i32::from(query(row, d)) * i32::from(stored[key * width + d])).sum();
+                let scale = query_scales[row / LANES * apart + row % LANES] * key_scales[key * groups];
+                let (actual, expected) =
+                    (out[(row / LANES * KEYS + key) * LANES + row % LANES], 0.5 + dot as f32 * scale);
+                let case = format!("{vectors} {count} {len}: row {row}, key {key}");
+                assert!(
+                    (actual - expected).abs() < 1e-5 * (1.0 + (dot as f32 * scale).abs()),
+                    "{case}: {actual} {expected}"
+                );
+            }
+        }
+
+        let positive: Vec<f32> = numbers(KEYS, 5).into_iter().map(f32::abs).collect();
+        let weights: Vec<f32> = numbers(vectors * KEYS * LANES, 6).into_iter().map(f32::abs).collect();
+        let (mut rounded, mut scales) = (vec![7; vectors * vnni::WEIGHTS], vec![f32::NAN; vectors * LANES]);
+        for vector in 0..vectors {
+            let (weights, _) = weights[vector * KEYS * LANES..].as_chunks::<LANES>();
+            let out = &mut rounded[vector * vnni::WEIGHTS..][..vnni::WEIGHTS];
+            let scales = &mut scales.as_chunks_mut::<LANES>().0[vector];
+            vnni::weights(&weights[..count], &positive, 1, out, scales);
+        }
+        let keep = numbers(vectors * LANES, 8);
+        let mut sums = vec![0.25; vectors * LANES * width];
+        let mixed = vnni::Mix {
+            weights: &rounded,
+            weight_scales: &scales,
+            vectors,
+            values: &values,
+            width,
+            count,
+            cols: width,
+            first: 0,
+            keep: &keep,
+        };
+        vnni::mix(&mixed, &mut sums);
+        vnni::unmix(&mut sums);
+        for (row, sums) in sums.chunks_exact(width).enumerate() {
+            let weight = |key: usize| {
+                let word = rounded[row / LANES * vnni::WEIGHTS + key / 4 * LANES + row % LANES];
+                i32::from(word.to_le_bytes()[key % 4])
+            };
+            for key in 0..count {
+                let exact = weights[(row / LANES * KEYS + key) * LANES + row % LANES] * positive[key];
+                let step = scales[row];
+                assert!(
+                    (weight(key) as f32 * step - exact).abs() <= 0.501 * step,
+                    "weight of row {row}, key {key}"
+                );
+            }
+            for (col, actual) in sums.iter().enumerate() {
+                let sum: i32 = (0..count).map(|key| weight(key) * i32::from(stored[key * width + col])).sum();
+                let expected = 0.25 * keep[row] + sum as f32 * scales[row];
+                assert!(
+                    (actual - expected).abs() < 1e-4 * (1.0 + expected.abs()),
+                    "row {row}, column {col}: {actual} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_those_of_integers() {
+        if !vnni::available(Isa::best()) {
+            return;
+        }
+        for (vectors, count, len, groups) in [
+            (1, 64, 128, 1),
+            (1, 1, 1, 2),
+            (2, 17, 64, 4),
+            (3, 37, 100, 1),
+            (8, 63, 128, 3),
+            (5, 9, 7, 1),
+            (1, 49, 128, 4),
+        ] {
+            check(vectors, count, len, groups);
+        }
+    }
+}
+
+/// Every cache format against the f32 cache: the bounds that `docs/kernels/attention.md` states.
+#[test]
+fn compressed_caches_stay_within_their_bounds() {
+    for (heads, latent, rope, tokens) in [(16, 512, 64, 300), (5, 96, 16, 200), (33, 33, 8, 130)] {
+        let layer = Layer::new(Case { heads, nope: 16, rope, value: 8, latent, tokens });
+        for isa in Isa::available() {
+            let compute = Compute::with_isa(isa, 2);
+            let queries = tokens - 3..tokens;
+            let exact = layer.absorbed(&compute, CacheFormat::F32, queries.clone());
+            let norm = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            for (format, bound) in
+                [(CacheFormat::Bf16, 0.005), (CacheFormat::Int8, 0.02), (CacheFormat::Fp8, 0.06)]
+            {
+                let actual = layer.absorbed(&compute, format, queries.clone());
+                let difference: Vec<f32> = actual.iter().zip(&exact).map(|(a, e)| a - e).collect();
+                let relative = norm(&difference) / norm(&exact);
+                assert!(relative < bound, "{isa} {format} {heads}×{latent}: {relative} of the output");
+                assert!(relative > 0.0, "{isa} {format}: nothing was rounded");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let layer = Layer::new(Case { heads: 18, nope: 16, rope: 8, value: 5, latent: 130, tokens: 900 });
+    for format in CacheFormat::ALL {
+        let run = |threads| {
+            let compute = Compute::with_isa(Isa::best(), threads);
+            let mut all = layer.absorbed(&compute, format, 890..900);
+            all.extend(layer.expanded(&compute, false, 600, 333));
+            all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let one = run(1);
+        for threads in [2, 3, 7] {
+            assert_eq!(run(threads), one, "{format} on {threads} threads");
+        }
+    }
+}
+
+/// Both forms on the tile unit, or its emulator: exact but for the rounding of queries, keys and weights.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn tiles_compute_the_equation_in_bf16() {
+    crate::gemm::emulate_amx();
+    for (heads, nope, value, latent, rope, tokens) in [
+        (16, 32, 32, 64, 32, 200),
+        (5, 64, 96, 96, 32, 65),
+        (33, 32, 64, 32, 64, 400),
+        (1, 32, 32, 64, 64, 1),
+    ] {
+        let layer = Layer::new(Case { heads, nope, rope, value, latent, tokens });
+        let pool = crate::pool::ThreadPool::new(2).expect("a thread");
+        let compute = Compute { isa: Isa::Amx, pool };
+        let expected = layer.expected();
+        let norm = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let check = |actual: Vec<f32>, expected: &[f32], case: &str| {
+            assert_eq!(actual.len(), expected.len());
+            let difference: Vec<f32> = actual.iter().zip(expected).map(|(a, e)| a - e).collect();
+            let relative = norm(&difference) / norm(expected);
+            assert!(relative < 0.01, "{case} {heads}×{latent}: {relative} of the output");
+        };
+        for first in [0, tokens / 2, tokens - 1] {
+            let expected = &expected[first * heads * value..];
+            check(layer.expanded(&compute, false, first, 150), expected, "expanded");
+            check(layer.absorbed(&compute, CacheFormat::Bf16, first..tokens), expected, "absorbed");
         }
     }
 }

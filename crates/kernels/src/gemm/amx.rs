@@ -185,7 +185,7 @@ impl Product<'_> {
 
 /// What palette 1 wants to know of its eight tiles.
 #[repr(C, align(64))]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -201,7 +201,7 @@ impl Shape {
     }
 
     /// Rows of each tile (none: the tile is not used) and the bytes of each.
-    pub(super) fn of(tiles: [(usize, usize); 8]) -> Self {
+    pub(crate) fn of(tiles: [(usize, usize); 8]) -> Self {
         let mut shape =
             Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         for (tile, (rows, row_bytes)) in tiles.into_iter().enumerate() {
@@ -214,7 +214,7 @@ impl Shape {
 
     /// # Safety
     /// The CPU has AMX, and no tile may have more than 16 rows or 64 bytes per row.
-    pub(super) unsafe fn load(&self) {
+    pub(crate) unsafe fn load(&self) {
         // SAFETY: this function's contract; the instruction reads the 64 bytes of `self`.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) self,
@@ -229,7 +229,7 @@ impl Shape {
 ///
 /// # Safety
 /// The CPU has AMX.
-pub(super) unsafe fn release() {
+pub(crate) unsafe fn release() {
     // SAFETY: this function's contract.
     unsafe {
         asm!("tilerelease",

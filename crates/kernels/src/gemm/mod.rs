@@ -38,8 +38,13 @@ use fathom_numeric::blocks::BlockFormat;
 pub use format::{Precision, Precisions, WeightFormat};
 pub use packed::{LAYOUT, PANEL, PackedMatrix, packed_bytes};
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use amx::emulator::install as emulate_amx;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::{available as amx_available, int8_available as amx_int8_available, peak as amx_peak};
+pub(crate) use amx::{
+    Shape as AmxShape, available as amx_available, int8_available as amx_int8_available, peak as amx_peak,
+    release as amx_release,
+};
 
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};

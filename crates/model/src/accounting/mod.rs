@@ -29,6 +29,8 @@ pub use stored::{Stored, StoredDtype, stored};
 pub struct Workload {
     /// How weights are held. What stays as it is stored counts as floats: the configuration does not say.
     pub storage: Storage,
+    /// How latents are cached; by the weights if `None`.
+    pub cache: Option<CacheFormat>,
     /// Tokens of each sequence.
     pub context: usize,
     /// Sequences at a time.
@@ -48,12 +50,21 @@ pub struct Report {
     pub flops: Flops,
 }
 
+impl Workload {
+    fn cache_format(&self) -> CacheFormat {
+        self.cache.unwrap_or(match self.storage.floats {
+            WeightFormat::F32 => CacheFormat::F32,
+            _ => CacheFormat::Bf16,
+        })
+    }
+}
+
 impl Report {
     /// Counts `config` running `workload`.
     pub fn new(config: &Config, workload: Workload) -> Self {
         Self {
             parameters: Parameters::of(config),
-            kv_cache: KvCache::of(config, workload.storage.floats),
+            kv_cache: KvCache::of(config, workload.cache_format()),
             memory: Memory::of(config, &workload),
             flops: Flops::of(config, workload.context),
         }
@@ -169,22 +180,20 @@ pub struct CachePerToken {
 }
 
 impl KvCache {
-    /// Counts `config` with weights, and so latents, in `format`.
-    pub fn of(config: &Config, format: WeightFormat) -> Self {
-        let cached = cache_format(format);
+    /// Counts `config` with latents in `format`. Scales and padding count for MLA; the others are
+    /// counted as if their numbers needed none.
+    pub fn of(config: &Config, format: CacheFormat) -> Self {
         let (heads, layers) = (config.num_attention_heads as u64, config.num_hidden_layers as u64);
         let groups = |groups: u64| 2 * groups * config.qk_nope_head_dim as u64 * layers;
         let per_token = |elements: u64| CachePerToken {
             elements,
-            bytes: elements * cached.bytes() as u64,
+            bytes: elements * format.number_bytes() as u64,
             of_mha: elements as f64 / groups(heads) as f64,
         };
+        let mla = per_token(config.latent_width() as u64 * layers);
         Self {
-            dtype: match cached {
-                CacheFormat::F32 => "f32",
-                CacheFormat::Bf16 => "bf16",
-            },
-            mla: per_token(config.latent_width() as u64 * layers),
+            dtype: format.name(),
+            mla: CachePerToken { bytes: LatentCache::bytes_per_token(config, format) as u64, ..mla },
             mha: per_token(groups(heads)),
             gqa8: per_token(groups(heads.min(8))),
             mqa: per_token(groups(1)),
@@ -221,8 +230,8 @@ const EXPANDED: usize = 8 << 20;
 impl Memory {
     /// Counts `config` running `workload`.
     pub fn of(config: &Config, workload: &Workload) -> Self {
-        let Workload { ref storage, context, batch } = *workload;
-        let per_token = LatentCache::bytes_per_token(config, cache_format(storage.floats)) as u64;
+        let Workload { ref storage, context, batch, .. } = *workload;
+        let per_token = LatentCache::bytes_per_token(config, workload.cache_format()) as u64;
         let weights = packed_bytes(config, storage);
         let cache = per_token.saturating_mul(context as u64).saturating_mul(batch as u64);
         let buffers = buffer_bytes(config, workload);
@@ -247,7 +256,7 @@ fn packed_bytes(config: &Config, storage: &Storage) -> u64 {
 }
 
 fn buffer_bytes(config: &Config, workload: &Workload) -> u64 {
-    let Workload { ref storage, context, batch } = *workload;
+    let Workload { ref storage, context, batch, .. } = *workload;
     let rows = context.clamp(1, PROMPT_CHUNK).max(batch);
     let heads = config.num_attention_heads;
     let queries = heads * config.qk_head_dim();
@@ -264,11 +273,4 @@ fn buffer_bytes(config: &Config, workload: &Workload) -> u64 {
         .max(config.intermediate_size);
     let numbers = rows * (residual + attention + feed_forward) + batch * config.vocab_size + EXPANDED;
     numbers as u64 * 4 + storage.floats.bytes_of((rows * widest) as u64)
-}
-
-fn cache_format(format: WeightFormat) -> CacheFormat {
-    match format {
-        WeightFormat::F32 => CacheFormat::F32,
-        _ => CacheFormat::Bf16,
-    }
 }

@@ -56,7 +56,7 @@ fn the_cache_is_that_of_table_1() {
         ("v3", 35_136, 1_998_848, 0.0176),
     ] {
         let config = preset(name);
-        let cache = KvCache::of(&config, WeightFormat::Bf16);
+        let cache = KvCache::of(&config, CacheFormat::Bf16);
         assert_eq!((cache.mla.elements, cache.mha.elements), (elements, mha), "{name}");
         assert_eq!(cache.mla.bytes, 2 * elements, "{name}");
         near(cache.mla.of_mha, share, 0.0005);
@@ -94,7 +94,7 @@ fn counted_weights_are_those_loaded() {
                 Model::load(&fixture(name), compute, options, &mut |_, _| ()).expect("the fixture loads");
             let counted = Memory::of(
                 model.config(),
-                &Workload { storage: format.into(), context: 1, batch: 1 },
+                &Workload { storage: format.into(), cache: None, context: 1, batch: 1 },
             )
             .weights as f64;
             let loaded = model.weight_bytes() as f64;
@@ -110,7 +110,7 @@ fn counted_weights_are_those_loaded() {
 fn memory_grows_with_context_and_batch() {
     let config = preset("v2-lite");
     let memory = |format: WeightFormat, context, batch| {
-        Memory::of(&config, &Workload { storage: format.into(), context, batch })
+        Memory::of(&config, &Workload { storage: format.into(), cache: None, context, batch })
     };
     let small = memory(WeightFormat::Bf16, 1000, 1);
     assert_eq!(small.cache, 1000 * 15_552 * 2);

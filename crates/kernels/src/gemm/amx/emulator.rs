@@ -19,7 +19,7 @@ const ROWS: usize = 16;
 const ROW_BYTES: usize = 64;
 
 /// Makes AMX instructions work in this process, unless the processor has them.
-pub(in crate::gemm) fn install() {
+pub(crate) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         if super::available() {

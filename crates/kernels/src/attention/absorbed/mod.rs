@@ -1,0 +1,315 @@
+//! MQA mode: all heads attend to the cached rows themselves (V2 App. C; "MQA mode" in V3.2 App. A).
+//!
+//! `q^A_i = [W^UK_iᵀ q^C_i ; q^R_i]`, one key `[c^KV ; k^R]` and one value `c^KV` per token:
+//! `o^A_i = Σ_j softmax_j(q^A_i · [c^KV_j ; k^R_j] · scale) c^KV_j`. The caller then applies
+//! `W^UV_i`.
+//!
+//! Rows are heads of queries. Up to 128 rows of one sequence (all heads of a query; of several
+//! queries, if they are next to each other in the call) share one reading of the cache: a block
+//! is staged once and multiplied with all of them. Long contexts are cut into chunks that are
+//! attended to independently and merged in order, so that one sequence keeps many threads busy.
+//! How the work is cut depends on the sequences alone, never on the number of threads.
+
+#[cfg(target_arch = "x86_64")]
+mod bytes;
+mod floats;
+mod plan;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+use super::format::{Block, Layout};
+use super::softmax::{LOG2_E, Running, exp2};
+use super::{CacheFormat, CachedRows, KEYS, LANES};
+use crate::memory::AlignedBuffer;
+use crate::memory::Scratch;
+use crate::shared::SharedSlice;
+use crate::{Compute, Isa};
+use plan::{Plan, Unit};
+
+/// Rows that share one reading of the cache: all heads of the largest models.
+const ROWS_MAX: usize = 128;
+
+/// Vectors of rows at most.
+const VECTORS_MAX: usize = ROWS_MAX / LANES;
+
+/// The query of one token.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// The cache of the token's sequence.
+    pub cache: CachedRows<'a>,
+    /// Cached tokens it may look at, itself included.
+    pub visible: usize,
+    /// `q^R`, from the first head's on; the heads' are [`Shape::rotary_stride`] apart.
+    pub rotary: &'a [f32],
+}
+
+/// Shapes of the heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// `num_attention_heads`.
+    pub heads: usize,
+    /// `kv_lora_rank`.
+    pub latent: usize,
+    /// `qk_rope_head_dim`.
+    pub rope: usize,
+    /// Numbers from one head's rotary part to the next one's.
+    pub rotary_stride: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+}
+
+impl Shape {
+    fn width(&self) -> usize {
+        self.latent + self.rope
+    }
+}
+
+/// All queries of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries<'q, F> {
+    /// How many.
+    pub count: usize,
+    /// `W^UKᵀ q^C`, `[count, heads, latent]`.
+    pub latent: &'q [f32],
+    /// Query `i`'s other half, and what it sees.
+    pub query: F,
+}
+
+/// Buffers kept from call to call.
+#[derive(Debug, Default)]
+pub struct Space {
+    plan: Plan,
+    /// Queries in the layout of the products, `[vectors, ...]`.
+    packed: AlignedBuffer<f32>,
+    /// Per (unit, row): the running maximum and sum, then the unnormalised output.
+    partials: AlignedBuffer<f32>,
+}
+
+/// Attends; `out [queries, heads, latent]`.
+///
+/// # Panics
+/// If a length does not fit, or a query sees nothing or more than its cache holds.
+pub fn attend<'a>(
+    compute: &Compute,
+    shape: Shape,
+    queries: &Queries<'_, impl Fn(usize) -> Query<'a> + Sync>,
+    space: &mut Space,
+    out: &mut [f32],
+) {
+    let Shape { heads, latent, .. } = shape;
+    assert_eq!(queries.latent.len(), queries.count * heads * latent);
+    assert_eq!(out.len(), queries.count * heads * latent);
+    if queries.count == 0 {
+        return;
+    }
+    let layout = (queries.query)(0).cache.layout();
+    assert!(layout.latent == latent && layout.rope == shape.rope, "cache of another model");
+    let query = |index: usize| {
+        let query = (queries.query)(index);
+        assert!(query.cache.layout() == layout, "caches of one call have one format");
+        assert!(query.visible > 0 && query.visible <= query.cache.capacity(), "query sees no cache");
+        query
+    };
+    let Space { plan, packed, partials } = space;
+    plan.make(shape, queries.count, query);
+    let arithmetic = Arithmetic::of(compute.isa, layout);
+    let call = Call { compute, shape, arithmetic, latent: queries.latent, query };
+    call.pack(plan, packed);
+    let packed = packed.as_slice();
+
+    partials.reserve(plan.partials);
+    let (partials_out, shared) = (SharedSlice::new(partials.as_mut_slice()), SharedSlice::new(out));
+    compute.pool.run(plan.units(), |index, scratch| {
+        let unit = plan.unit(index);
+        let rows = call.rows(&unit);
+        let mut running = [Running::EMPTY; VECTORS_MAX];
+        let running = &mut running[..rows.vectors];
+        let len = arithmetic.packed_len(shape);
+        let queries = &packed[unit.vector * len..][..rows.vectors * len];
+        let sums = arithmetic.attend(compute.isa, shape, &rows, queries, running, scratch);
+        for (index, sums) in sums.chunks_exact(arithmetic.cols(shape)).enumerate().take(unit.rows.len()) {
+            let running = running[index / LANES];
+            let (max, sum) = (running.max[index % LANES], running.sum[index % LANES]);
+            match unit.partial {
+                None => {
+                    // SAFETY: units that are not cut hold disjoint rows.
+                    let out = unsafe { shared.range_mut((unit.rows.start + index) * latent, latent) };
+                    out.iter_mut().zip(sums).for_each(|(out, value)| *out = value / sum);
+                }
+                Some(first) => {
+                    let stride = latent + 2;
+                    // SAFETY: the plan gives every unit a part of its own.
+                    let out = unsafe { partials_out.range_mut(first + index * stride, stride) };
+                    out[..2].copy_from_slice(&[max, sum]);
+                    out[2..].copy_from_slice(&sums[..latent]);
+                }
+            }
+        }
+    });
+    if plan.partials > 0 {
+        let partials = partials.as_slice();
+        compute.pool.run(queries.count * heads, |row, _| {
+            if let Some(parts) = plan.parts(row, latent + 2) {
+                // SAFETY: every row is one unit.
+                let out = unsafe { shared.range_mut(row * latent, latent) };
+                merge(parts.map(|first| &partials[first..first + latent + 2]), out);
+            }
+        });
+    }
+}
+
+/// Joins the partial softmaxes of one row.
+fn merge<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
+    let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| max.max(part[0]));
+    let sum: f32 = parts.clone().map(|part| exp2(part[0] - max) * part[1]).sum();
+    out.fill(0.0);
+    for part in parts {
+        // A part of which the row sees nothing weighs nothing.
+        let weight = exp2(part[0] - max) / sum;
+        out.iter_mut().zip(&part[2..]).for_each(|(out, value)| *out += weight * value);
+    }
+}
+
+/// One call, as its units see it.
+struct Call<'c, F> {
+    compute: &'c Compute,
+    shape: Shape,
+    arithmetic: Arithmetic,
+    latent: &'c [f32],
+    query: F,
+}
+
+/// What a unit computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arithmetic {
+    /// f32 lanes, whatever the cache holds.
+    Floats,
+    /// Products of bytes over an int8 cache.
+    #[cfg(target_arch = "x86_64")]
+    Bytes,
+    /// Products of bf16 tiles over a bf16 cache.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
+
+impl Arithmetic {
+    fn of(isa: Isa, layout: Layout) -> Self {
+        match layout.format {
+            #[cfg(target_arch = "x86_64")]
+            CacheFormat::Int8 if super::vnni::available(isa) => Arithmetic::Bytes,
+            #[cfg(target_arch = "x86_64")]
+            CacheFormat::Bf16 if isa == Isa::Amx && tiles::fits(layout) => Arithmetic::Tiles,
+            _ => Arithmetic::Floats,
+        }
+    }
+
+    /// Numbers of a packed vector of queries.
+    fn packed_len(self, shape: Shape) -> usize {
+        match self {
+            Arithmetic::Floats => floats::packed_len(shape),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Bytes => bytes::packed_len(shape),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Tiles => tiles::packed_len(shape),
+        }
+    }
+
+    /// Columns of sums.
+    fn cols(self, shape: Shape) -> usize {
+        match self {
+            Arithmetic::Floats => floats::cols(shape),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Bytes => bytes::cols(shape),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Tiles => shape.latent,
+        }
+    }
+
+    fn attend<'s>(
+        self,
+        isa: Isa,
+        shape: Shape,
+        rows: &Rows<'_>,
+        queries: &[f32],
+        running: &mut [Running],
+        scratch: &'s mut Scratch,
+    ) -> &'s mut [f32] {
+        match self {
+            Arithmetic::Floats => floats::attend(isa, shape, rows, queries, running, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Bytes => bytes::attend(isa, shape, rows, queries, running, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Tiles => tiles::attend(isa, shape, rows, queries, running, scratch),
+        }
+    }
+}
+
+/// The rows of a unit.
+struct Rows<'a> {
+    vectors: usize,
+    cache: CachedRows<'a>,
+    /// Of every row, the visible tokens; 0 where a lane has no row.
+    visible: [[usize; LANES]; VECTORS_MAX],
+    /// Tokens that the unit attends to.
+    tokens: std::ops::Range<usize>,
+}
+
+impl Rows<'_> {
+    /// How many of the tokens `first .. first + count` each row of a vector sees.
+    fn seen(&self, vector: usize, first: usize, count: usize) -> [usize; LANES] {
+        self.visible[vector].map(|visible| visible.saturating_sub(first).min(count))
+    }
+
+    /// The block after the one of token `first`, if the unit goes on to it.
+    fn next_block(&self, first: usize) -> Option<Block<'_>> {
+        let next = first / KEYS + 1;
+        (next * KEYS < self.tokens.end).then(|| self.cache.block(next))
+    }
+}
+
+impl<'a, F: Fn(usize) -> Query<'a> + Sync> Call<'_, F> {
+    fn rows(&self, unit: &Unit) -> Rows<'a> {
+        let heads = self.shape.heads;
+        let mut visible = [[0; LANES]; VECTORS_MAX];
+        let mut most = 0;
+        for (index, row) in unit.rows.clone().enumerate() {
+            let seen = (self.query)(row / heads).visible;
+            visible[index / LANES][index % LANES] = seen;
+            most = most.max(seen);
+        }
+        let tokens = unit.tokens.start..unit.tokens.end.min(most).max(unit.tokens.start);
+        let cache = (self.query)(unit.rows.start / heads).cache;
+        Rows { vectors: unit.rows.len().div_ceil(LANES), cache, visible, tokens }
+    }
+
+    /// Brings all queries into the layout of the products.
+    fn pack(&self, plan: &Plan, packed: &mut AlignedBuffer<f32>) {
+        let len = self.arithmetic.packed_len(self.shape);
+        packed.reserve(plan.vectors() * len);
+        let packed = SharedSlice::new(packed.as_mut_slice());
+        self.compute.pool.run(plan.vectors(), |vector, _| {
+            // SAFETY: every vector is one unit.
+            let out = unsafe { packed.range_mut(vector * len, len) };
+            let mut rows = [(&[][..], &[][..]); LANES];
+            let range = plan.rows(vector);
+            for (row, halves) in range.clone().zip(&mut rows) {
+                *halves = self.halves(row);
+            }
+            let (isa, rows, scale) = (self.compute.isa, &rows[..range.len()], self.shape.scale * LOG2_E);
+            match self.arithmetic {
+                Arithmetic::Floats => floats::pack(isa, rows, scale, out),
+                #[cfg(target_arch = "x86_64")]
+                Arithmetic::Bytes => bytes::pack(isa, rows, self.shape, scale, out),
+                #[cfg(target_arch = "x86_64")]
+                Arithmetic::Tiles => tiles::pack(isa, rows, scale, out),
+            }
+        });
+    }
+
+    /// The two halves of a row's query.
+    fn halves(&self, row: usize) -> (&[f32], &'a [f32]) {
+        let Shape { heads, latent, rope, rotary_stride, .. } = self.shape;
+        let rotary = (self.query)(row / heads).rotary;
+        (&self.latent[row * latent..][..latent], &rotary[row % heads * rotary_stride..][..rope])
+    }
+}

@@ -1,0 +1,270 @@
+//! The two products of a block of bf16 keys on the AMX tile unit.
+//!
+//! `scores`: 16 keys × 32 numbers straight from the cache (its rows are what the unit takes on the
+//! left) times 32 numbers × 16 rows of queries (packed in pairs) into 16 × 16 scores, keys down, rows
+//! in the lanes as everywhere. `mix`: 16 rows × 32 weights times 32 keys × 16 columns, for which two
+//! keys at a time are interleaved once per block and all rows.
+//!
+//! Queries and weights are rounded to bf16, as activations are before every product with bf16
+//! weights; sums are f32.
+//!
+//! **Roofline** (Sapphire Rapids): 1,088 tile products per block of 64 keys and 128 rows, 16 cycles
+//! each, against 73 KB of cache at 16 bytes per cycle from memory for 16 rows: at 16 rows the memory
+//! is the limit, at 128 the unit.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_set1_epi32,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+
+use super::{KEYS, LANES};
+use crate::gemm::AmxShape;
+
+/// Numbers of keys and queries in one product of tiles.
+pub(super) const STEP: usize = 32;
+
+/// Columns that [`mix`] takes at a time.
+pub(super) const COLS: usize = 32;
+
+/// Words from one pair of interleaved keys to the next: an odd count of cache lines.
+pub(super) fn pair_stride(cols: usize) -> usize {
+    cols + if (cols / 16).is_multiple_of(2) { 16 } else { 0 }
+}
+
+/// The unit, set up for whole tiles; given back when dropped, so that context switches need not save it.
+pub(super) struct Unit(());
+
+impl Unit {
+    /// # Safety
+    /// The CPU has AMX (in tests, or an emulator).
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: this function's contract; 16 rows of 64 bytes are the largest tile.
+        unsafe { AmxShape::of([(16, 64); 8]).load() };
+        Unit(())
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: there is a unit, or this could not have been made.
+        unsafe { crate::gemm::amx_release() };
+    }
+}
+
+/// `out [vectors, KEYS, LANES] = keys · queries`. `keys` are the rows of a whole block, `key_stride`
+/// numbers apart; `queries [vectors, dim / 2, LANES, 2]` bf16.
+pub(super) fn scores(
+    _: &Unit,
+    keys: &[u16],
+    key_stride: usize,
+    dim: usize,
+    queries: &[u16],
+    out: &mut [f32],
+) {
+    assert!(dim > 0 && dim.is_multiple_of(STEP) && dim <= key_stride && keys.len() >= KEYS * key_stride);
+    let vectors = out.len() / (KEYS * LANES);
+    assert!(out.len() == vectors * KEYS * LANES && queries.len() == vectors * dim * LANES);
+    for (out, queries) in out.chunks_exact_mut(KEYS * LANES).zip(queries.chunks_exact(dim * LANES)) {
+        // SAFETY: four tiles of 16 keys and the vector's queries lie in memory, by the asserts; the
+        // unit is set up for whole tiles.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [rsi + r11]",
+                "tileloadd tmm5, [rdi + rdx]", "tdpbf16ps tmm0, tmm5, tmm4",
+                "tileloadd tmm6, [rcx + rdx]", "tdpbf16ps tmm1, tmm6, tmm4",
+                "tileloadd tmm7, [r8 + rdx]", "tdpbf16ps tmm2, tmm7, tmm4",
+                "tileloadd tmm5, [r9 + rdx]", "tdpbf16ps tmm3, tmm5, tmm4",
+                "add rdi, 64", "add rcx, 64", "add r8, 64", "add r9, 64", "add rsi, 1024",
+                "dec rax", "jnz 2b",
+                "tilestored [r10 + r11], tmm0", "tilestored [r10 + r11 + 1024], tmm1",
+                "tilestored [r10 + r11 + 2048], tmm2", "tilestored [r10 + r11 + 3072], tmm3",
+                inout("rdi") keys.as_ptr() => _,
+                inout("rcx") keys.as_ptr().add(16 * key_stride) => _,
+                inout("r8") keys.as_ptr().add(32 * key_stride) => _,
+                inout("r9") keys.as_ptr().add(48 * key_stride) => _,
+                inout("rsi") queries.as_ptr() => _,
+                in("rdx") 2 * key_stride, in("r11") 64usize, in("r10") out.as_mut_ptr(),
+                inout("rax") dim / STEP => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            );
+        }
+    }
+}
+
+/// Two keys at a time: `out [KEYS / 2, pair_stride(cols)]`, a word holding a column of both. Keys from
+/// `count` on are zero, whatever stands there. Brings `ahead` near on the way.
+pub(super) fn interleave(
+    keys: &[u16],
+    key_stride: usize,
+    count: usize,
+    cols: usize,
+    ahead: &[u8],
+    out: &mut [u32],
+) {
+    assert!(cols.is_multiple_of(COLS) && cols <= key_stride && count <= KEYS);
+    assert!(keys.len() >= KEYS * key_stride && out.len() >= KEYS / 2 * pair_stride(cols));
+    // SAFETY: the asserts above; a CPU with AMX has AVX-512 BW.
+    unsafe { interleave_pairs(keys, key_stride, count, cols, ahead, out) }
+}
+
+/// # Safety
+/// As [`interleave`] checks; the CPU has AVX-512 BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn interleave_pairs(
+    keys: &[u16],
+    key_stride: usize,
+    count: usize,
+    cols: usize,
+    ahead: &[u8],
+    out: &mut [u32],
+) {
+    let mut order = [[0u16; 32]; 2];
+    for (i, place) in order.as_flattened_mut().iter_mut().enumerate() {
+        *place = (i / 2 + i % 2 * 32) as u16;
+    }
+    // SAFETY: 32 numbers each.
+    let (low, high): (__m512i, __m512i) = unsafe {
+        (_mm512_loadu_si512(order[0].as_ptr().cast()), _mm512_loadu_si512(order[1].as_ptr().cast()))
+    };
+    let stride = pair_stride(cols);
+    let turns = KEYS / 2 * (cols / COLS);
+    let each = ahead.len().div_ceil(64).div_ceil(turns);
+    let mut line = 0;
+    for pair in 0..KEYS / 2 {
+        for col in (0..cols).step_by(COLS) {
+            for _ in 0..each {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.as_ptr().wrapping_add(64 * line).cast());
+                line += 1;
+            }
+            let row = |key: usize| {
+                if key < count {
+                    // SAFETY: 32 numbers of a key, by this function's contract.
+                    unsafe { _mm512_loadu_si512(keys.as_ptr().add(key * key_stride + col).cast()) }
+                } else {
+                    _mm512_setzero_si512()
+                }
+            };
+            let (a, b) = (row(2 * pair), row(2 * pair + 1));
+            // SAFETY: 32 words of the pair, by this function's contract.
+            unsafe {
+                let to = out.as_mut_ptr().add(pair * stride + col);
+                _mm512_storeu_si512(to.cast(), _mm512_permutex2var_epi16(a, low, b));
+                _mm512_storeu_si512(to.add(16).cast(), _mm512_permutex2var_epi16(a, high, b));
+            }
+        }
+    }
+}
+
+/// Words of one vector's weights: `[LANES, KEYS]` bf16.
+pub(super) const WEIGHTS: usize = LANES * KEYS / 2;
+
+/// Weights of one vector, `[count, LANES]`, to bf16 `[LANES, KEYS]`; those of keys from `count` on are 0.
+pub(super) fn weights(weights: &[[f32; LANES]], out: &mut [u32]) {
+    assert!(weights.len() <= KEYS && out.len() == WEIGHTS);
+    // SAFETY: the asserts above; a CPU with AMX has AVX-512 F.
+    unsafe { round_weights(weights, out) }
+}
+
+/// # Safety
+/// As [`weights`] checks; the CPU has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+unsafe fn round_weights(weights: &[[f32; LANES]], out: &mut [u32]) {
+    // bf16 bits in the upper half, nearest, ties to even; weights are finite.
+    let rounded = |key: usize| match weights.get(key) {
+        Some(weights) => {
+            // SAFETY: 16 numbers.
+            let bits = _mm512_castps_si512(unsafe { _mm512_loadu_ps(weights.as_ptr()) });
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)))
+        }
+        None => _mm512_setzero_si512(),
+    };
+    for half in 0..2 {
+        let mut pairs = [_mm512_setzero_si512(); LANES];
+        for (pair, words) in pairs.iter_mut().enumerate() {
+            let key = half * STEP + 2 * pair;
+            let upper = _mm512_and_si512(rounded(key + 1), _mm512_set1_epi32(0xffff_0000u32.cast_signed()));
+            *words = _mm512_or_si512(_mm512_srli_epi32::<16>(rounded(key)), upper);
+        }
+        // SAFETY: the CPU has AVX-512 F, by this function's contract.
+        let rows = unsafe { transpose(pairs) };
+        for (row, words) in rows.into_iter().enumerate() {
+            // SAFETY: 16 words of a row, which has 32.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(row * KEYS / 2 + half * LANES).cast(), words) };
+        }
+    }
+}
+
+/// A 16 × 16 square of words, rows to columns.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let mut pairs = rows;
+    for i in 0..8 {
+        pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // quads[4 i + j]: column j of each 128-bit lane, of rows 4 i to 4 i + 3.
+    let mut quads = pairs;
+    for i in 0..4 {
+        for j in 0..2 {
+            quads[4 * i + 2 * j] = _mm512_unpacklo_epi64(pairs[4 * i + j], pairs[4 * i + j + 2]);
+            quads[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[4 * i + j], pairs[4 * i + j + 2]);
+        }
+    }
+    let mut out = quads;
+    for j in 0..4 {
+        let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
+        let (ab_low, ab_high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
+        let (cd_low, cd_high) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
+        out[j] = _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low);
+        out[4 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_low, cd_low);
+        out[8 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
+    }
+    out
+}
+
+/// `out [vectors · LANES, cols] += weights · values`, `weights [vectors, WEIGHTS]` from [`weights`],
+/// `values` from [`interleave`].
+pub(super) fn mix(_: &Unit, weights: &[u32], values: &[u32], cols: usize, out: &mut [f32]) {
+    let stride = pair_stride(cols);
+    assert!(cols > 0 && cols.is_multiple_of(COLS) && values.len() >= KEYS / 2 * stride);
+    assert!(weights.len().is_multiple_of(WEIGHTS) && out.len() == weights.len() / WEIGHTS * LANES * cols);
+    for (out, weights) in out.chunks_exact_mut(LANES * cols).zip(weights.chunks_exact(WEIGHTS)) {
+        // SAFETY: two tiles of 32 weights of 16 rows, two tiles of 16 pairs of keys at each of `cols /
+        // 16` columns, and as many tiles of sums lie in memory, by the asserts; the unit is set up for
+        // whole tiles.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [rsi + r8]", "tileloadd tmm7, [rsi + r8 + 64]",
+                "2:",
+                "tileloadd tmm0, [r10 + r11]", "tileloadd tmm1, [r10 + r11 + 64]",
+                "tileloadd tmm2, [rdi + rdx]", "tdpbf16ps tmm0, tmm6, tmm2",
+                "tileloadd tmm3, [rdi + rdx + 64]", "tdpbf16ps tmm1, tmm6, tmm3",
+                "tileloadd tmm4, [rcx + rdx]", "tdpbf16ps tmm0, tmm7, tmm4",
+                "tileloadd tmm5, [rcx + rdx + 64]", "tdpbf16ps tmm1, tmm7, tmm5",
+                "tilestored [r10 + r11], tmm0", "tilestored [r10 + r11 + 64], tmm1",
+                "add r10, 128", "add rdi, 128", "add rcx, 128",
+                "dec rax", "jnz 2b",
+                in("rsi") weights.as_ptr(), in("r8") 2 * KEYS,
+                inout("rdi") values.as_ptr() => _, inout("rcx") values.as_ptr().add(16 * stride) => _,
+                in("rdx") 4 * stride,
+                inout("r10") out.as_mut_ptr() => _, in("r11") 4 * cols,
+                inout("rax") cols / COLS => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack)
+            );
+        }
+    }
+}
