@@ -19,10 +19,10 @@
 //!
 //! **Contract of an ISA** (`scalar.rs` and its siblings), two products of a block of keys:
 //!
-//! - [`scores`]: 16 rows of queries lie in the lanes, `[dim, 16]`; a key's numbers are broadcast
+//! - `scores`: 16 rows of queries lie in the lanes, `[dim, 16]`; a key's numbers are broadcast
 //!   one by one. The result `[keys, 16]` needs no sum across lanes, and the softmax after it goes
 //!   down the keys in all lanes at once.
-//! - [`mix`]: 16 columns of values lie in the lanes; weights are broadcast.
+//! - `mix`: 16 columns of values lie in the lanes; weights are broadcast.
 //!
 //! A row is a head of one query (absorbed) or a query of one head (expanded); the loops cannot
 //! tell. Keys and values are staged as f32 in pieces of 96 columns, in rows of a fixed stride: a loop
