@@ -32,7 +32,7 @@ pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) {
 }
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
-    // One row: four streams. Two rows: two, so that the sums stay in registers. What is left over goes
+    // One row: four streams. More rows: two, so that the sums stay in registers. What is left over goes
     // panel by panel: every pair of numbers here is made for every format.
     let step = if tile.rows == 1 { 4 } else { 2 };
     let mut panel = 0;
@@ -47,6 +47,10 @@ fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
                 (1, _) => rows::<F, 4, 1>(tile, panel, out),
                 (2, 1) => rows::<F, 1, 2>(tile, panel, out),
                 (2, _) => rows::<F, 2, 2>(tile, panel, out),
+                (3, 1) => rows::<F, 1, 3>(tile, panel, out),
+                (3, _) => rows::<F, 2, 3>(tile, panel, out),
+                (4, 1) => rows::<F, 1, 4>(tile, panel, out),
+                (4, _) => rows::<F, 2, 4>(tile, panel, out),
                 (other, _) => unreachable!("few rows are not {other}"),
             }
         }

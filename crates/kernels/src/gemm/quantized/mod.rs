@@ -42,7 +42,7 @@ use super::{PANEL, TILE_PANELS};
 use crate::Isa;
 
 /// Rows that are multiplied straight from the panel.
-const FEW_ROWS: usize = 2;
+const FEW_ROWS: usize = 4;
 
 /// Scales of a panel's stretch at most: two per run.
 const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
