@@ -85,6 +85,44 @@ pub enum Error {
         model: usize,
     },
 
+    /// A grammar cannot be followed.
+    #[error("the grammar cannot be used: {message}")]
+    Grammar {
+        /// What is wrong with it.
+        message: String,
+    },
+
+    /// As many requests wait as may.
+    #[error("{waiting} requests wait already, as many as may; try again later")]
+    QueueFull {
+        /// Requests that wait.
+        waiting: usize,
+    },
+
+    /// The engine is about to stop.
+    #[error("the engine is shutting down and takes no more requests")]
+    Draining,
+
+    /// A limit of [`EngineOptions`](crate::EngineOptions) is no use.
+    #[error("engine option `{field}` is {value}; allowed: {allowed}")]
+    EngineOption {
+        /// The field.
+        field: &'static str,
+        /// The value given.
+        value: usize,
+        /// What would do.
+        allowed: String,
+    },
+
+    /// The operating system gave no thread, or no directory.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was wanted.
+        what: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+
     /// Stop strings were given, but ids cannot become text.
     #[error("stop strings need a tokenizer, and there is none; stop at token ids instead")]
     StopWithoutTokenizer,

@@ -15,6 +15,11 @@ pub enum FinishReason {
     Length,
     /// The caller asked for no more: `cancelled`. (Ours; the API has no word for it.)
     Cancelled,
+    /// The engine was stopped before the end: `insufficient_system_resource`.
+    #[serde(rename = "insufficient_system_resource")]
+    Unavailable,
+    /// Something went wrong: `failed`. (Ours; the API answers with an error.)
+    Failed,
 }
 
 impl FinishReason {
@@ -24,6 +29,8 @@ impl FinishReason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
             FinishReason::Cancelled => "cancelled",
+            FinishReason::Unavailable => "insufficient_system_resource",
+            FinishReason::Failed => "failed",
         }
     }
 }

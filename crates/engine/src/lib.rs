@@ -13,6 +13,8 @@
 //!
 //! - [`Session`] answers a prompt: prefill in pieces, then step by step, with an [`Event`] for everything on the
 //!   way, by which the caller can end it; [`Completion`] is the result.
+//! - [`Engine`] answers many at a time, on a thread of its own; `serving/` is scheduling, blocks of latents and
+//!   shared prefixes, speculation, constraints.
 //! - [`Language`] finds a model's tokenizer, chat template and recommended sampling, in a directory or a GGUF
 //!   file.
 //! - [`SamplingParams`] says how to choose; [`SamplingParams::validate`] is the one door, nothing behind it
@@ -42,6 +44,7 @@ mod logprob;
 mod params;
 mod penalties;
 mod sampler;
+mod serving;
 mod session;
 mod softmax;
 mod stop;
@@ -60,5 +63,9 @@ pub use language::{
 pub use logprob::logprob;
 pub use params::SamplingParams;
 pub use sampler::{Sampled, Sampler};
+pub use serving::{
+    BlockName, Constraint, DiskCache, Engine, EngineOptions, Finished, Grammar, Request, Sink, Statistics,
+    Ticket, Update,
+};
 pub use session::{OnEvent, PREFILL_CHUNK, Session, check_prompt};
 pub use stop::{StopChecker, TextPiece};

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::logprob::greatest;
 use crate::params::SamplingParams;
 use crate::penalties::Penalties;
+use crate::serving::Allowed;
 use crate::softmax::{self, Scale};
 
 /// The token chosen in one step.
@@ -100,19 +101,36 @@ impl Sampler {
     /// [`Error::LogitsLength`], [`Error::NonFiniteLogits`] for NaN or +inf, [`Error::NoPossibleToken`] if all
     /// are −inf. After an error the sampler is as before the call.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled> {
+        self.sample_within(logits, None)
+    }
+
+    /// As [`Sampler::sample`], but only of the tokens that are `allowed`: the others' logits count as −inf
+    /// from step 5 on. Log-probabilities stay those of the model.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`]; [`Error::NoPossibleToken`] if none is allowed.
+    pub(crate) fn sample_within(&mut self, logits: &[f32], allowed: Option<&Allowed>) -> Result<Sampled> {
         if logits.len() != self.vocab_size {
             return Err(Error::LogitsLength { expected: self.vocab_size, got: logits.len() });
         }
         let max = greatest(logits)?;
-        let adjusted = if self.penalties.is_identity() {
+        let adjusted = if self.penalties.is_identity() && allowed.is_none() {
             logits
         } else {
             self.adjusted.clear();
             self.adjusted.extend_from_slice(logits);
             self.penalties.apply(&mut self.adjusted);
+            if let Some(allowed) = allowed {
+                let forbidden = |token: &(usize, &mut f32)| !allowed.contains(token.0 as u32);
+                let forbidden = self.adjusted.iter_mut().enumerate().filter(forbidden);
+                forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
+            }
             &self.adjusted
         };
         let best = softmax::max(adjusted);
+        if best == f32::NEG_INFINITY {
+            return Err(Error::NoPossibleToken { vocab_size: self.vocab_size });
+        }
         let token = if self.truncation.temperature == 0.0 {
             // `best` is one of them, so there is a position.
             adjusted.iter().position(|&logit| logit == best).unwrap_or(0) as u32

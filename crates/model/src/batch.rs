@@ -65,30 +65,36 @@ impl<'a> Batch<'a> {
 /// Checks the segments and gives every new token a place in the cache.
 pub(crate) fn admit(config: &Config, cache: &mut LatentCache, segments: &mut [Segment<'_>]) -> Result<()> {
     for segment in segments.iter_mut() {
-        if segment.tokens.is_empty() {
-            return Err(Error::NoTokens);
-        }
         let wanted = segment.sequence.len + segment.tokens.len();
         if wanted > config.max_position_embeddings {
             return Err(Error::ContextTooLong { wanted, context: config.max_position_embeddings });
         }
-        let vocab_size = config.vocab_size;
-        let outside = segment.tokens.iter().position(|&token| token as usize >= vocab_size);
-        if let Some(index) = outside {
-            let (token, position) = (segment.tokens[index], segment.sequence.len + index);
-            return Err(Error::TokenOutOfRange { token, position, vocab_size });
-        }
+        check_tokens(config, segment.tokens, segment.sequence.len)?;
     }
     segments.iter_mut().try_for_each(|segment| cache.reserve(segment.sequence, segment.tokens.len()))
 }
 
-/// Rows of the batch that get logits, in order.
-pub(crate) fn logit_rows(segments: &[Segment<'_>]) -> Vec<usize> {
+/// At least one token, from position `first` on, and all of them in the vocabulary.
+pub(crate) fn check_tokens(config: &Config, tokens: &[u32], first: usize) -> Result<()> {
+    if tokens.is_empty() {
+        return Err(Error::NoTokens);
+    }
+    let vocab_size = config.vocab_size;
+    match tokens.iter().position(|&token| token as usize >= vocab_size) {
+        Some(index) => {
+            Err(Error::TokenOutOfRange { token: tokens[index], position: first + index, vocab_size })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Rows of the batch that get logits, in order, from the rows of every segment and its wish.
+pub(crate) fn logit_rows(segments: impl Iterator<Item = (usize, LogitRows)>) -> Vec<usize> {
     let mut rows = Vec::new();
     let mut first = 0;
-    for segment in segments {
-        let end = first + segment.tokens.len();
-        match segment.logits {
+    for (tokens, wanted) in segments {
+        let end = first + tokens;
+        match wanted {
             LogitRows::All => rows.extend(first..end),
             LogitRows::Last => rows.push(end - 1),
             LogitRows::None => {}

@@ -25,6 +25,28 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// A sequence whose first `len` tokens lie in `blocks` already, of a cache whose blocks the caller lends
+    /// ([`Model::new_block_cache`](crate::Model::new_block_cache)).
+    pub fn over(blocks: Vec<u32>, len: usize) -> Self {
+        assert!(len <= blocks.len() * BLOCK_TOKENS, "every token lies in a block");
+        Self { block_table: blocks, len }
+    }
+
+    /// The blocks in order; the last may be partly empty.
+    pub fn blocks(&self) -> &[u32] {
+        &self.block_table
+    }
+
+    /// Lends it one more block.
+    pub fn push_block(&mut self, block: u32) {
+        self.block_table.push(block);
+    }
+
+    /// Forgets the tokens from `len` on and keeps the blocks.
+    pub fn rewind(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
         self.len
@@ -49,6 +71,40 @@ impl LatentCache {
         let layer = || LatentRows::new(format, blocks as usize, row).ok_or_else(too_large);
         let layers = (0..config.layers_with_mtp()).map(|_| layer()).collect::<Result<_>>()?;
         Ok(Self { layers, free: (0..blocks).rev().collect() })
+    }
+
+    /// Every block in the hands of the caller: from now on it knows which are in use.
+    pub(crate) fn lent_by_the_caller(mut self) -> Self {
+        self.free = Vec::new();
+        self
+    }
+
+    /// Bytes of one block over all layers, MTP layers included.
+    pub fn block_bytes(&self) -> usize {
+        self.layers.iter().map(LatentRows::block_bytes).sum()
+    }
+
+    /// Appends the bytes of a block, layer after layer, to `out`.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn copy_block(&self, block: u32, out: &mut Vec<u8>) {
+        self.layers.iter().for_each(|layer| out.extend_from_slice(layer.block(block)));
+    }
+
+    /// Fills a block with bytes that [`LatentCache::copy_block`] gave, of a cache of the same format and
+    /// model.
+    ///
+    /// # Panics
+    /// If there is no such block or `bytes` are not [`LatentCache::block_bytes`] many.
+    pub fn fill_block(&mut self, block: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.block_bytes());
+        let mut rest = bytes;
+        for layer in &mut self.layers {
+            let (own, after) = rest.split_at(layer.block_bytes());
+            layer.fill_block(block, own);
+            rest = after;
+        }
     }
 
     /// How latents are stored.

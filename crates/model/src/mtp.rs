@@ -8,21 +8,25 @@
 use fathom_kernels::gemm::{Epilogue, Group, Output, Rows, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
 
-use crate::batch::Batch;
+use crate::batch::{self, Batch, LogitRows};
 use crate::cache::{LatentCache, Sequence};
 use crate::transformer::{ForwardOptions, Model};
+use crate::weights::MtpModule;
 use crate::workspace::{Workspace, room};
 use crate::{Error, Result};
 
 /// The next rows of one sequence for an MTP module.
 #[derive(Debug)]
 pub struct MtpSegment<'a> {
-    /// A place in the cache of its own: module rows lag the main model's.
+    /// A place in the cache of its own: module rows lag the main model's. Its blocks may be those of the
+    /// main model's sequence, since a module is a layer of its own in every block.
     pub sequence: &'a mut Sequence,
     /// `h_i [rows, hidden_size]`.
     pub hidden: &'a [f32],
     /// Tokens `i + k`, one per row.
     pub tokens: &'a [u32],
+    /// Which rows get logits.
+    pub logits: LogitRows,
 }
 
 impl Model {
@@ -31,51 +35,38 @@ impl Model {
         self.weights.mtp.len()
     }
 
-    /// Runs MTP module `module` (from 0) and returns logits for every row
-    /// `[rows, vocab_size]`; [`Model::hidden`] then gives the states after `shared_head.norm`.
+    /// Runs the next rows of some sequences through MTP module `module` (from 0) and returns logits
+    /// `[rows asked for, vocab_size]`, in the order of the segments; [`Model::hidden`] then gives the
+    /// states of all rows after `shared_head.norm`.
     ///
     /// # Errors
-    /// If there is no such module, a row's token leaves the vocabulary, or the cache is full.
+    /// If there is no such module, a segment is empty, a row's token leaves the vocabulary, or the cache
+    /// is full.
     ///
     /// # Panics
-    /// If `hidden` is not `[tokens, hidden_size]`.
+    /// If a segment's `hidden` is not `[tokens, hidden_size]`.
     pub fn forward_mtp<'w>(
         &self,
         module: usize,
         workspace: &'w mut Workspace,
         cache: &mut LatentCache,
-        segment: MtpSegment<'_>,
+        segments: &mut [MtpSegment<'_>],
         mut options: ForwardOptions<'_>,
     ) -> Result<&'w [f32]> {
-        let MtpSegment { sequence, hidden: states, tokens } = segment;
         let (config, compute) = (self.config(), self.compute());
-        let (hidden, rows, eps) = (config.hidden_size, tokens.len(), config.rms_norm_eps);
-        assert_eq!(states.len(), rows * hidden);
+        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
         let available = self.mtp_modules();
         let weights =
             self.weights.mtp.get(module).ok_or(Error::NoSuchMtpModule { wanted: module + 1, available })?;
-        let vocab_size = config.vocab_size;
-        if let Some((position, &token)) = tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab_size)
-        {
-            return Err(Error::TokenOutOfRange { token, position, vocab_size });
+        for segment in segments.iter_mut() {
+            assert_eq!(segment.hidden.len(), segment.tokens.len() * hidden);
+            batch::check_tokens(config, segment.tokens, 0)?;
+            cache.reserve(segment.sequence, segment.tokens.len())?;
         }
-        if rows == 0 {
-            return Err(Error::NoTokens);
-        }
-        cache.reserve(sequence, rows)?;
+        let rows: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
 
-        let normed = room(&mut workspace.normed, rows * hidden);
-        let joined = room(&mut workspace.joined, rows * 2 * hidden);
-        let embedded = room(&mut workspace.x, rows * hidden);
-        for (row, &token) in embedded.chunks_exact_mut(hidden).zip(tokens) {
-            self.weights.embed(token, row);
-        }
-        for (half, source, norm) in [(0, &*embedded, &weights.enorm), (1, states, &weights.hnorm)] {
-            rmsnorm(compute, Rows::dense(source, hidden), norm, eps, normed);
-            for (joined, normed) in joined.chunks_exact_mut(2 * hidden).zip(normed.chunks_exact(hidden)) {
-                joined[half * hidden..][..hidden].copy_from_slice(normed);
-            }
-        }
+        self.join(weights, segments, workspace);
+        let joined = &workspace.joined[..rows * 2 * hidden];
         let activations = &mut workspace.activations;
         activations.prepare(compute, weights.eh_proj.format(), Rows::dense(joined, 2 * hidden));
         let groups = [Group::whole(&weights.eh_proj, activations)];
@@ -83,17 +74,44 @@ impl Model {
         gemm(compute, activations, &groups, Epilogue::Store, x);
 
         {
-            let batch = Batch::new(
-                &self.rope,
-                std::iter::once((sequence.len, rows, sequence.block_table.as_slice())),
-            );
+            let parts = segments.iter().map(|segment| {
+                let sequence = &*segment.sequence;
+                (sequence.len, segment.tokens.len(), sequence.block_table.as_slice())
+            });
+            let batch = Batch::new(&self.rope, parts);
             let index = config.num_hidden_layers + module;
             self.layer(index, &weights.layer, &batch, workspace, cache, &mut options);
         }
-        sequence.len += rows;
+        for segment in segments.iter_mut() {
+            segment.sequence.len += segment.tokens.len();
+        }
         workspace.rows = rows;
         let x = Rows::dense(&workspace.x[..rows * hidden], hidden);
         rmsnorm(compute, x, &weights.norm, eps, room(&mut workspace.hidden, rows * hidden));
-        Ok(self.head(workspace, &(0..rows).collect::<Vec<_>>()))
+        let wanted = segments.iter().map(|segment| (segment.tokens.len(), segment.logits));
+        Ok(self.head(workspace, &batch::logit_rows(wanted)))
+    }
+
+    /// `[norm(Emb(t_{i+k})) ; norm(h_i)]` of every row, in `workspace.joined [rows, 2 · hidden]`.
+    fn join(&self, weights: &MtpModule, segments: &[MtpSegment<'_>], workspace: &mut Workspace) {
+        let (hidden, eps) = (self.config().hidden_size, self.config().rms_norm_eps);
+        let rows: usize = segments.iter().map(|segment| segment.tokens.len()).sum();
+        let source = room(&mut workspace.x, rows * hidden);
+        let normed = room(&mut workspace.normed, rows * hidden);
+        let joined = room(&mut workspace.joined, rows * 2 * hidden);
+        for (half, norm) in [(0, &weights.enorm), (1, &weights.hnorm)] {
+            let tokens = segments.iter().flat_map(|segment| segment.tokens);
+            let states = segments.iter().flat_map(|segment| segment.hidden.chunks_exact(hidden));
+            for ((row, &token), state) in source.chunks_exact_mut(hidden).zip(tokens).zip(states) {
+                match half {
+                    0 => self.weights.embed(token, row),
+                    _ => row.copy_from_slice(state),
+                }
+            }
+            rmsnorm(self.compute(), Rows::dense(source, hidden), norm, eps, normed);
+            for (joined, normed) in joined.chunks_exact_mut(2 * hidden).zip(normed.chunks_exact(hidden)) {
+                joined[half * hidden..][..hidden].copy_from_slice(normed);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fathom_kernels::Compute;
-use fathom_kernels::attention::CacheFormat;
+use fathom_kernels::attention::{BLOCK_TOKENS, CacheFormat};
 use fathom_kernels::combine;
 use fathom_kernels::gemm::{Epilogue, Gathered, Group, Output, Rows, WeightFormat, gemm};
 use fathom_kernels::rmsnorm::rmsnorm;
@@ -136,6 +136,17 @@ impl Model {
         LatentCache::new(&self.config, self.cache_format(), tokens)
     }
 
+    /// A cache of `blocks` blocks that the caller lends to sequences itself ([`Sequence::over`]): nothing
+    /// in it is lent by [`LatentCache::reserve`].
+    ///
+    /// # Errors
+    /// [`Error::CacheTooLarge`](crate::Error::CacheTooLarge).
+    ///
+    /// [`Sequence::over`]: crate::Sequence::over
+    pub fn new_block_cache(&self, blocks: usize) -> Result<LatentCache> {
+        Ok(LatentCache::new(&self.config, self.cache_format(), blocks * BLOCK_TOKENS)?.lent_by_the_caller())
+    }
+
     /// Runs the next tokens of some sequences. Returns logits `[rows asked for, vocab_size]`, in
     /// the order of the segments; [`Model::hidden`] gives the final hidden states.
     ///
@@ -150,7 +161,8 @@ impl Model {
         mut options: ForwardOptions<'_>,
     ) -> Result<&'w [f32]> {
         batch::admit(&self.config, cache, segments)?;
-        let logit_rows = batch::logit_rows(segments);
+        let logit_rows =
+            batch::logit_rows(segments.iter().map(|segment| (segment.tokens.len(), segment.logits)));
         let hidden = self.config.hidden_size;
         {
             let parts =

@@ -238,14 +238,16 @@ fn the_mtp_module_predicts_two_ahead_as_the_reference() {
             let states = model.hidden(&workspace)[..(tokens.len() - 1) * hidden].to_vec();
             let (mut logits, mut normed, mut ids) = (Vec::new(), Vec::new(), Vec::new());
             for (states, tokens) in states.chunks(piece * hidden).zip(tokens[1..].chunks(piece)) {
-                let segment = MtpSegment { sequence: &mut ahead, hidden: states, tokens };
+                let segment =
+                    MtpSegment { sequence: &mut ahead, hidden: states, tokens, logits: LogitRows::All };
                 let mut observer = |observed: Observed<'_>| {
                     if let Observed::Routed { routing, .. } = observed {
                         ids.extend_from_slice(routing.expert_ids);
                     }
                 };
                 let options = ForwardOptions { observer: Some(&mut observer), ..Default::default() };
-                let out = model.forward_mtp(0, &mut workspace, &mut cache, segment, options).expect("runs");
+                let out =
+                    model.forward_mtp(0, &mut workspace, &mut cache, &mut [segment], options).expect("runs");
                 logits.extend_from_slice(out);
                 normed.extend_from_slice(&model.hidden(&workspace)[..tokens.len() * hidden]);
             }

@@ -81,8 +81,14 @@ fn load(path: &Path, options: LoadOptions) -> (Vec<u32>, CacheOutcome) {
     }
     if model.mtp_modules() > 0 {
         let hidden = model.hidden(&workspace).to_vec();
-        let segment = MtpSegment { sequence: &mut Sequence::default(), hidden: &hidden, tokens: &[7] };
-        let logits = model.forward_mtp(0, &mut workspace, &mut cache, segment, ForwardOptions::default());
+        let segment = MtpSegment {
+            sequence: &mut Sequence::default(),
+            hidden: &hidden,
+            tokens: &[7],
+            logits: LogitRows::All,
+        };
+        let logits =
+            model.forward_mtp(0, &mut workspace, &mut cache, &mut [segment], ForwardOptions::default());
         bits.extend(logits.expect("it runs").iter().map(|logit| logit.to_bits()));
     }
     (bits, model.packed_cache().clone())

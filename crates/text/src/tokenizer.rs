@@ -16,6 +16,7 @@ use tokenizers::{
     Tokenizer as HfTokenizer,
 };
 
+use crate::byte_level::extend_with_token;
 use crate::config::TokenizerConfig;
 use crate::error::{Error, Result};
 use crate::files::{field_error, kind, malformed, read_if_present};
@@ -231,6 +232,18 @@ impl Tokenizer {
         // By text, as `decode` decides it; only added tokens can be special, and most ids are none.
         added.get_added_tokens_decoder().contains_key(&id)
             && self.vocabulary_entry(id).is_some_and(|token| added.is_special_token(&token))
+    }
+
+    /// The bytes that a vocabulary entry or added token stands for; `None` for ids outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        extend_with_token(&mut bytes, &self.vocabulary_entry(id)?);
+        Some(bytes)
+    }
+
+    /// Whether the id is an added token: found in text before anything else, special or not.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The number of vocabulary entries and added tokens. A model's `vocab_size` may be larger: it is padded.

@@ -267,8 +267,10 @@ impl Filling<'_> {
             let mut observer = |observed: Observed<'_>| record.observe_module(observed, tokens.len());
             let options =
                 ForwardOptions { attention_form: self.feeding.attention, observer: Some(&mut observer) };
-            let segment = MtpSegment { sequence: &mut sequence, hidden: states, tokens };
-            let logits = model.forward_mtp(module, &mut self.workspace, &mut self.cache, segment, options)?;
+            let segment =
+                MtpSegment { sequence: &mut sequence, hidden: states, tokens, logits: LogitRows::All };
+            let logits =
+                model.forward_mtp(module, &mut self.workspace, &mut self.cache, &mut [segment], options)?;
             self.file.writer.write_f32(logits)?;
             record.push_f32("hidden", &model.hidden(&self.workspace)[..tokens.len() * hidden]);
         }

@@ -45,6 +45,28 @@ impl LatentRows {
         self.layout.format
     }
 
+    /// Bytes of one block.
+    pub fn block_bytes(&self) -> usize {
+        self.layout.block_bytes
+    }
+
+    /// The bytes of a block.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn block(&self, block: u32) -> &[u8] {
+        &self.bytes.as_slice()[block as usize * self.layout.block_bytes..][..self.layout.block_bytes]
+    }
+
+    /// Replaces a block by bytes that [`LatentRows::block`] gave.
+    ///
+    /// # Panics
+    /// If there is no such block or the length is another.
+    pub fn fill_block(&mut self, block: u32, bytes: &[u8]) {
+        let block_bytes = self.layout.block_bytes;
+        self.bytes.as_mut_slice()[block as usize * block_bytes..][..block_bytes].copy_from_slice(bytes);
+    }
+
     /// Stores rows `[latent, rope]` as tokens `first ..` of the sequence whose blocks are
     /// `block_table`, each latent normalised on the way.
     ///

@@ -89,9 +89,14 @@ fn what_is_written_loads_and_runs() {
                 let (mut cache, mut workspace) =
                     (model.new_cache(64).expect("a small cache"), Workspace::default());
                 let mut sequence = Sequence::default();
-                let segment = MtpSegment { sequence: &mut sequence, hidden: &hidden, tokens: &tokens };
+                let segment = MtpSegment {
+                    sequence: &mut sequence,
+                    hidden: &hidden,
+                    tokens: &tokens,
+                    logits: LogitRows::All,
+                };
                 let logits = model
-                    .forward_mtp(0, &mut workspace, &mut cache, segment, ForwardOptions::default())
+                    .forward_mtp(0, &mut workspace, &mut cache, &mut [segment], ForwardOptions::default())
                     .expect("it runs");
                 check_logits(logits, config.vocab_size, "mtp");
             }
