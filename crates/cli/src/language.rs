@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use fathom_engine::Language;
-use fathom_text::{ChatInput, ChatTemplate, Message, ReasoningSplitter, Tokenizer};
+use fathom_text::{ChatInput, ChatTemplate, Message, ReasoningSplitter, Tokenizer, encode_chat};
 use serde_json::{Map, Value};
 
 /// A prompt, ready for the model.
@@ -37,15 +37,13 @@ impl<'a> ChatWriter<'a> {
     /// The prompt that asks for the next answer.
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Prompt> {
         let input = ChatInput { extra: self.variables.clone(), ..ChatInput::to_answer(messages) };
-        let text = self.template.render(&input)?;
-        // The template writes bos itself.
-        let ids = self.tokenizer.encode(&text, false)?;
-        if ids.is_empty() {
+        let prompt = encode_chat(&self.template, self.tokenizer, &input)?;
+        if prompt.ids.is_empty() {
             bail!(
                 "the prompt is empty: the chat template rendered to nothing; correct the template, or send text as \
                  it is with `fathom generate --raw`"
             );
         }
-        Ok(Prompt { ids, starts_in_reasoning: text.trim_end().ends_with("<think>") })
+        Ok(Prompt { ids: prompt.ids, starts_in_reasoning: prompt.starts_in_reasoning })
     }
 }

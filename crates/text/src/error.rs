@@ -98,6 +98,17 @@ pub enum Error {
         place: PathBuf,
     },
 
+    /// A tool or the choice among tools is not what OpenAI's API allows.
+    #[error("`{field}`: expected {expected}, got {got}; correct the request")]
+    Tool {
+        /// The field of the request.
+        field: String,
+        /// What is allowed.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+
     /// A chat template does not compile or refused the conversation.
     #[error("{file}: chat template, line {line}: {reason}; correct the template or use --raw")]
     Template {

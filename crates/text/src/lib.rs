@@ -8,19 +8,24 @@
 //! - [`GgufVocabulary`] is the same in the form of GGUF metadata;
 //! - [`StreamDecoder`] turns ids into text one at a time, as they are sampled;
 //! - [`ChatTemplate`] renders [`Message`]s into the prompt that the model was trained on;
+//! - [`encode_chat`] makes ids of them, in which nobody's words can pose as control tokens, and [`encode_fim`]
+//!   of the two sides of a gap in code;
 //! - [`ReasoningSplitter`] separates `<think> … </think>` from the answer while the text streams;
+//! - [`ToolCallParser`] takes tool calls out of it, and [`tool_grammar`] keeps the model to their form;
 //! - [`GenerationConfig`] is what the model's authors recommend for sampling.
 //!
 //! ```text
 //! messages -> ChatTemplate -> prompt -> Tokenizer -> ids -> (the model) -> ids
 //!                                                                          |
-//!                      reasoning, answer <- ReasoningSplitter <- StreamDecoder
+//!   reasoning, answer, calls <- ToolCallParser <- ReasoningSplitter <- StreamDecoder
 //! ```
 //!
 //! **Invariant:** knows nothing of weights, tensors or devices.
 //!
 //! **Invariant:** every file is untrusted: wrong content is an [`Error`] that names file and field, never
 //! a panic, and a chat template runs with a bounded budget of work.
+//!
+//! **Invariant:** in a prompt of [`encode_chat`], control tokens come from the template alone.
 //!
 //! **Invariant:** streamed pieces, concatenated, equal the text decoded in one go, and each piece is
 //! whole UTF-8 that is never taken back.
@@ -30,17 +35,20 @@
 mod byte_level;
 mod chat;
 mod config;
+mod control;
 mod error;
 mod files;
 mod fit;
 mod generation_config;
 pub mod gguf;
 mod pre_tokenizer;
+mod prompt;
 mod python;
 mod reasoning;
 mod stream;
 mod template;
 mod tokenizer;
+mod tool_calls;
 
 pub use chat::{ChatInput, Message};
 pub use config::{NamedTemplate, SpecialTokens, TokenizerConfig};
@@ -48,7 +56,9 @@ pub use error::{Error, Result};
 pub use fit::fit_vocabulary;
 pub use generation_config::GenerationConfig;
 pub use gguf::GgufVocabulary;
+pub use prompt::{ChatPrompt, encode_chat, encode_fim};
 pub use reasoning::{Piece, ReasoningSplitter};
 pub use stream::StreamDecoder;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+pub use tool_calls::{ToolCallFormat, ToolCallParser, ToolChoice, ToolPiece, after_reasoning, tool_grammar};

@@ -50,6 +50,7 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     file: PathBuf,
     special_tokens: SpecialTokens,
+    source: String,
 }
 
 impl ChatTemplate {
@@ -100,7 +101,27 @@ impl ChatTemplate {
             env.add_template_owned(template.name.clone(), without_generation_tags(&template.template))
                 .map_err(|error| template_error(file, &error))?;
         }
-        Ok(Self { env, file: file.to_path_buf(), special_tokens: special_tokens.clone() })
+        let source = |name| templates.iter().find(|template| template.name == name);
+        let source = source(TOOL_USE).or(source(DEFAULT)).map(|template| template.template.clone());
+        Ok(Self {
+            env,
+            file: file.to_path_buf(),
+            special_tokens: special_tokens.clone(),
+            source: source.unwrap_or_default(),
+        })
+    }
+
+    /// The Jinja source; if there are two, the one for conversations with tools.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template does anything with the variable `tools`.
+    pub fn shows_tools(&self) -> bool {
+        let word = |c: char| c == '_' || c == '▁' || c.is_alphanumeric();
+        self.source.match_indices("tools").any(|(at, tools)| {
+            !self.source[..at].ends_with(word) && !self.source[at + tools.len()..].starts_with(word)
+        })
     }
 
     /// The prompt of a conversation.

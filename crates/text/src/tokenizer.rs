@@ -8,16 +8,18 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
-    Encoding, Model as _, Normalizer as _, OffsetType, PreTokenizedString, PreTokenizer as _,
-    Tokenizer as HfTokenizer,
+    Encoding, Model as _, NormalizedString, Normalizer as _, NormalizerWrapper, OffsetType,
+    PreTokenizedString, PreTokenizer as _, Tokenizer as HfTokenizer,
 };
 
 use crate::byte_level::extend_with_token;
 use crate::config::TokenizerConfig;
+use crate::control::ControlTokens;
 use crate::error::{Error, Result};
 use crate::files::{field_error, kind, malformed, read_if_present};
 
@@ -31,6 +33,7 @@ pub struct Tokenizer {
     config: TokenizerConfig,
     bos_token_id: Option<u32>,
     eos_token_id: Option<u32>,
+    control_tokens: Arc<ControlTokens>,
 }
 
 impl Tokenizer {
@@ -93,7 +96,8 @@ impl Tokenizer {
         };
         let bos_token_id = find("bos_token", &special.bos_token, config.add_bos_token)?;
         let eos_token_id = find("eos_token", &special.eos_token, config.add_eos_token)?;
-        Ok(Self { inner, config, bos_token_id, eos_token_id })
+        let control_tokens = Arc::new(control_tokens(&inner));
+        Ok(Self { inner, config, bos_token_id, eos_token_id, control_tokens })
     }
 
     /// Encodes text in which the control tokens count, such as a rendered chat template.
@@ -251,6 +255,22 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The tokens that structure a prompt, as texts.
+    pub(crate) fn control_tokens(&self) -> &ControlTokens {
+        &self.control_tokens
+    }
+
+    /// `text` as the tokenizer's normalizer leaves it, if it has one that does anything to it.
+    pub(crate) fn normalized(&self, text: &str) -> Option<String> {
+        let normalizer = self.inner.get_normalizer()?;
+        if matches!(normalizer, NormalizerWrapper::Sequence(steps) if steps.as_ref().is_empty()) {
+            return None;
+        }
+        let mut normal = NormalizedString::from(text);
+        normalizer.normalize(&mut normal).ok()?;
+        Some(normal.get().to_owned()).filter(|normal| normal != text)
+    }
+
     pub(crate) fn vocabulary_entry(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
@@ -258,6 +278,22 @@ impl Tokenizer {
     fn run<T>(&self, action: &'static str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
         guarded(work).map_err(|reason| Error::Tokenizer { action, reason })
     }
+}
+
+/// The added tokens that are markup: those marked special, and those in angle brackets (DeepSeek does not mark all).
+/// `<think>` counts in any case, because a prompt that ends with it begins the reasoning. Other added tokens are words.
+fn control_tokens(tokenizer: &HfTokenizer) -> ControlTokens {
+    let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+    let mut tokens: Vec<(u32, String)> = added
+        .iter()
+        .filter(|(_, token)| {
+            token.special || (token.content.starts_with('<') && token.content.ends_with('>'))
+        })
+        .map(|(&id, token)| (id, token.content.clone()))
+        .collect();
+    tokens.sort_unstable();
+    let markup = ["<think>", "</think>"].map(String::from);
+    ControlTokens::new(tokens.into_iter().map(|(_, content)| content).chain(markup))
 }
 
 /// How often a special token stands at the edge: `of_text` times in the text itself, `have` times after the

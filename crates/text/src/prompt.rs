@@ -1,0 +1,154 @@
+//! Conversations and code gaps become the ids that the model was trained on, whatever their authors wrote.
+
+use serde_json::{Map, Value};
+
+use crate::chat::{ChatInput, Message};
+use crate::control::Occurrence;
+use crate::error::Result;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::tool_calls::{ToolCallFormat, instructions};
+
+const THINK: &str = "<think>";
+
+/// A conversation, written down for the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatPrompt {
+    /// The ids, bos included if the template writes it.
+    pub ids: Vec<u32>,
+    /// The text that they are of.
+    pub text: String,
+    /// The prompt ends with `<think>`: the answer begins in the middle of its reasoning.
+    pub starts_in_reasoning: bool,
+}
+
+/// Renders and encodes a conversation.
+///
+/// The texts of control tokens inside any field of a message, and inside tools, are encoded as the plain
+/// characters that they are ([`Tokenizer::encode_plain`]); control tokens come from the template alone. Of
+/// conversations without such texts the ids are those of [`ChatTemplate::render`] and [`Tokenizer::encode`].
+/// `input.extra` is the caller's own and is trusted.
+///
+/// Templates that have a markup for tool calls but do not show the tools to the model (DeepSeek-V3's and R1's)
+/// get them as a system turn after the first ones.
+///
+/// # Errors
+/// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
+pub fn encode_chat(template: &ChatTemplate, tokenizer: &Tokenizer, input: &ChatInput) -> Result<ChatPrompt> {
+    let tools = input.tools.unwrap_or_default();
+    let marked_tools: Vec<Value> = tools.iter().map(|tool| mark_value(tokenizer, tool)).collect();
+    let mut messages: Vec<Message> =
+        input.messages.iter().map(|message| mark_message(tokenizer, message)).collect();
+    if !tools.is_empty()
+        && !template.shows_tools()
+        && let Some(format) = ToolCallFormat::detect(template.source())
+    {
+        let place = messages.iter().take_while(|message| message.role == "system").count();
+        messages.insert(place, Message::system(instructions(format, &marked_tools)));
+    }
+    let rendered = template.render(&ChatInput {
+        messages: &messages,
+        tools: input.tools.map(|_| &*marked_tools),
+        add_generation_prompt: input.add_generation_prompt,
+        extra: input.extra.clone(),
+        now: input.now,
+    })?;
+    let control = tokenizer.control_tokens();
+    let unmarked = control.unmark(&rendered);
+    let (ours, theirs) = control.sort(&unmarked);
+    let text = unmarked.text;
+    let ids = encode_between(tokenizer, &text, &ours, &theirs)?;
+    let end = text.trim_end().len();
+    let starts_in_reasoning = ours.last().is_some_and(|last| last.end == end) && text[..end].ends_with(THINK);
+    Ok(ChatPrompt { ids, text, starts_in_reasoning })
+}
+
+/// Encodes `text`: what stands between two tokens of `ours` and contains one of `theirs` is plain.
+fn encode_between(
+    tokenizer: &Tokenizer,
+    text: &str,
+    ours: &[Occurrence],
+    theirs: &[Occurrence],
+) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    let mut done = 0;
+    let mut theirs = theirs.iter().peekable();
+    while let Some(stranger) = theirs.next() {
+        let next = ours.partition_point(|token| token.start < stranger.start);
+        let start = next.checked_sub(1).map_or(0, |before| ours[before].end);
+        let end = ours.get(next).map_or(text.len(), |after| after.start);
+        while theirs.next_if(|other| other.start < end).is_some() {}
+        if done < start {
+            ids.extend(tokenizer.encode(&text[done..start], false)?);
+        }
+        ids.extend(tokenizer.encode_plain(&text[start..end])?);
+        done = end;
+    }
+    if done < text.len() {
+        ids.extend(tokenizer.encode(&text[done..], false)?);
+    }
+    Ok(ids)
+}
+
+fn mark_message(tokenizer: &Tokenizer, message: &Message) -> Message {
+    let mark = |text: &Option<String>| text.as_ref().map(|text| mark(tokenizer, text, true));
+    Message {
+        // Templates compare roles, so no edges.
+        role: self::mark(tokenizer, &message.role, false),
+        content: mark(&message.content),
+        reasoning_content: mark(&message.reasoning_content),
+        tool_calls: message
+            .tool_calls
+            .as_ref()
+            .map(|calls| calls.iter().map(|call| mark_value(tokenizer, call)).collect()),
+        tool_call_id: mark(&message.tool_call_id),
+        name: mark(&message.name),
+        extra: mark_object(tokenizer, &message.extra),
+    }
+}
+
+fn mark_value(tokenizer: &Tokenizer, value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(mark(tokenizer, text, true)),
+        Value::Array(items) => items.iter().map(|item| mark_value(tokenizer, item)).collect(),
+        Value::Object(fields) => Value::Object(mark_object(tokenizer, fields)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}
+
+fn mark_object(tokenizer: &Tokenizer, fields: &Map<String, Value>) -> Map<String, Value> {
+    let mark = |(key, value): (&String, &Value)| (mark(tokenizer, key, false), mark_value(tokenizer, value));
+    fields.iter().map(mark).collect()
+}
+
+fn mark(tokenizer: &Tokenizer, text: &str, edges: bool) -> String {
+    let control = tokenizer.control_tokens();
+    // A normalizer could make a control token of what is none yet.
+    if let Some(normal) = tokenizer.normalized(text)
+        && control.find(&normal).count() > control.find(text).count()
+    {
+        return control.mark(&normal, edges);
+    }
+    control.mark(text, edges)
+}
+
+/// The prompt that asks for what belongs between `prefix` and `suffix`, in DeepSeek's markup:
+/// `<｜fim▁begin｜>prefix<｜fim▁hole｜>suffix<｜fim▁end｜>` after bos. Both texts are encoded as plain
+/// characters. `None` if the vocabulary lacks the markup: the model was not trained to do it.
+///
+/// # Errors
+/// As [`Tokenizer::encode_plain`].
+pub fn encode_fim(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Result<Option<Vec<u32>>> {
+    let [Some(begin), Some(hole), Some(end)] =
+        ["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"].map(|token| tokenizer.token_to_id(token))
+    else {
+        return Ok(None);
+    };
+    let mut ids: Vec<u32> = tokenizer.bos_token_id().into_iter().collect();
+    ids.push(begin);
+    ids.extend(tokenizer.encode_plain(prefix)?);
+    ids.push(hole);
+    ids.extend(tokenizer.encode_plain(suffix)?);
+    ids.push(end);
+    Ok(Some(ids))
+}
