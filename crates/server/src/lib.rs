@@ -36,6 +36,7 @@ mod chat;
 mod completions;
 mod config;
 mod error;
+mod grammar;
 mod identity;
 mod keys;
 mod layers;
