@@ -86,6 +86,11 @@ impl App {
         })
     }
 
+    /// The model's name in the API.
+    pub fn model_id(&self) -> &str {
+        &self.model_id
+    }
+
     /// The id of the key that a request came with.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> ApiResult<String> {
         let found = secret(headers).and_then(|secret| self.keys.find(secret));

@@ -204,7 +204,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut connection = pin!(connection);
     let end = tokio::select! {
         end = connection.as_mut() => end,
-        _ = ended.wait_for(|ended| *ended) => {
+        () = async { drop(ended.wait_for(|ended| *ended).await) } => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Sleep;
 
 use crate::admission::{Account, Caller, Demand, Usage};
-use crate::api_error::{ApiError, ApiResult};
+use crate::api_error::ApiResult;
 use crate::app::App;
 use crate::config::Isolation;
 use crate::metrics::Metrics;

@@ -41,7 +41,7 @@ fn tell<S: Script>(script: &mut S, heard: Heard, out: &mut String) -> ApiResult<
         Heard::NotStarted => Err(ApiError::overloaded("Server Overloaded: the answer could not begin in time")),
         Heard::Lost => Err(ApiError::internal("the engine has ended")),
         Heard::Update(_, Update::Finished(finished)) if finished.finish_reason == FinishReason::Failed => {
-            Err(ApiError::internal("the engine failed on an answer"))
+            Err(ApiError::internal(finished.error.as_deref().unwrap_or("the engine failed on an answer")))
         }
         Heard::Update(index, update) => script.hear(index, update, out),
     }

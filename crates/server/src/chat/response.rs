@@ -126,7 +126,7 @@ pub(crate) struct TokenEntry {
 pub(crate) struct TopEntry {
     token: String,
     logprob: f32,
-    /// Its UTF-8; null if it is a part of a character.
+    /// Its bytes, which may be a part of a character.
     bytes: Option<Vec<u8>>,
 }
 
@@ -189,8 +189,7 @@ pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
 /// The entries of tokens.
 pub(super) fn entries(tokenizer: &Arc<Tokenizer>, tokens: &[TokenLogprobs]) -> Vec<TokenEntry> {
     let entry = |id: u32, logprob: f32| {
-        let token = token_text(tokenizer, id);
-        let bytes = (!token.contains('\u{FFFD}')).then(|| token.as_bytes().to_vec());
+        let (token, bytes) = (token_text(tokenizer, id), tokenizer.token_bytes(id));
         // JSON has no infinity.
         TopEntry { token, logprob: logprob.max(-9999.0), bytes }
     };
