@@ -14,6 +14,7 @@ mod input;
 mod interrupt;
 mod language;
 mod line_reader;
+mod logging;
 mod model_args;
 mod sampling_args;
 mod terminal;
@@ -22,7 +23,6 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 /// Run DeepSeek-V2 and V3 family models on the machine you have.
 #[derive(Parser)]
@@ -36,6 +36,7 @@ struct Cli {
 enum Command {
     Chat(commands::chat::Args),
     Generate(commands::generate::Args),
+    Serve(commands::serve::Args),
     Tokenize(commands::tokenize::Args),
     Inspect(commands::inspect::Args),
     Synth(commands::synth::Args),
@@ -46,11 +47,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("FATHOM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // A server reads first how it is to log.
+    if !matches!(command, Command::Serve(_)) {
+        logging::start("warn", false);
+    }
+    let result = match command {
         Command::Chat(args) => commands::chat::run(args),
         Command::Generate(args) => commands::generate::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Synth(args) => commands::synth::run(args),

@@ -7,5 +7,6 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;
 pub(crate) mod score;
+pub(crate) mod serve;
 pub(crate) mod synth;
 pub(crate) mod tokenize;
