@@ -75,6 +75,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let recommendation = language.recommendation()?;
     let eos = eos_token_ids(&config, &recommendation, Some(&tokenizer));
     let (keys, made, admin_token) = Keys::open(&settings)?;
+    // Only their hashes are kept, so they are shown even if what follows fails.
+    if let Some(key) = made {
+        println!("made an API key, shown only now: {}", key.secret);
+    }
+    if let Some(token) = admin_token {
+        println!("made an admin token, shown only now: {token}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Prompts are encoded and grammars compiled here: as many as there are processors are of use.
@@ -90,12 +97,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let app = App::new(engine, words, settings, keys, name.as_deref().unwrap_or("model"));
     runtime.block_on(async {
         let bound = Bound::new(&app).await?;
-        if let Some(key) = made {
-            println!("made an API key, shown only now: {}", key.secret);
-        }
-        if let Some(token) = admin_token {
-            println!("made an admin token, shown only now: {token}");
-        }
         if let Some(url) = bound.admin_url()? {
             println!("admin endpoints on {url}");
         }
