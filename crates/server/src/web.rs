@@ -9,11 +9,17 @@ use axum::routing::get;
 
 use crate::app::App;
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// Path, type and content of every file.
-const FILES: [(&str, &str, &str); 3] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
-    ("/app.js", "text/javascript; charset=utf-8", include_str!("../web/app.js")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
+    ("/app.js", SCRIPT, include_str!("../web/app.js")),
+    ("/api.js", SCRIPT, include_str!("../web/api.js")),
+    ("/markdown.js", SCRIPT, include_str!("../web/markdown.js")),
+    ("/store.js", SCRIPT, include_str!("../web/store.js")),
+    ("/words.js", SCRIPT, include_str!("../web/words.js")),
 ];
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
