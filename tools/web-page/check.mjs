@@ -37,8 +37,15 @@ const address = given ?? mock.address;
 const origin = new URL(address).origin;
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
 
-async function open(options = {}, url = address) {
-  const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, locale: "en-US", ...options });
+/** A model that knows nothing does not know when to end. */
+function limitAnswers(most) {
+  const settings = JSON.parse(localStorage.getItem("fathom") ?? "{}");
+  localStorage.setItem("fathom", JSON.stringify({ ...settings, max_tokens: most }));
+}
+
+async function open({ most = "48", ...screen } = {}, url = address) {
+  const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, locale: "en-US", ...screen });
+  if (given) await context.addInitScript(limitAnswers, most);
   const page = await context.newPage();
   page.faults = [];
   page.on("console", message => {
@@ -91,9 +98,8 @@ async function key() {
 async function conversation() {
   const page = await open();
   await ready(page);
-  await say(page, "How deep is the sea?");
-  await page.waitForFunction(() => document.querySelector(".assistant .prose").textContent.trim().length > 0);
-  check("stop is offered while it writes", true);
+  await say(page, "slow: how deep is the sea?");
+  check("stop is offered while it writes", (await page.getAttribute("#send", "aria-label")) === "Stop");
   await idle(page);
   check("usage is shown", /\d+ in.*\d+ out.*tokens\/s/.test(await page.textContent(".figures")));
   await shot(page, "answer");
@@ -133,14 +139,15 @@ async function conversation() {
 }
 
 async function stopping() {
-  const page = await open();
+  const page = await open({ most: "2000" });
   await ready(page);
   await say(page, "slow: tell a long story");
-  await page.waitForFunction(() => document.querySelector(".assistant .prose").textContent.trim().length > 8);
+  await page.waitForSelector(".assistant .prose > :not(.waiting)");
   await page.focus("#input");
   await page.keyboard.press("Escape");
   await idle(page);
-  check("Escape stops", (await page.textContent(".why")) === "Stopped.");
+  // A fast model may have ended first.
+  if (!given || !(await count(page, ".figures"))) check("Escape stops", (await page.textContent(".why")) === "Stopped.");
   const text = await page.textContent(".assistant .prose");
   await page.waitForTimeout(300);
   check("nothing comes after", (await page.textContent(".assistant .prose")) === text);
@@ -214,7 +221,7 @@ async function markdownRows() {
   const long = ["`", "*", "**", "_", "[", "![](", "~~", "> ", "- ", "|", "  ", "```\n", "https://", "[a](", "\\", "**a ", "*a ", "`` "];
   for (const part of long) {
     const [, time] = await html(part.repeat(20_000));
-    check(`20,000 times ${JSON.stringify(part)}`, time < 1500, `${time.toFixed(0)} ms`);
+    check(`20,000 times ${JSON.stringify(part)}`, time < 4000, `${time.toFixed(0)} ms`);
   }
   await close(page, "markdown");
 }
@@ -226,7 +233,7 @@ async function prepared() {
   await say(page, "slow question");
   await page.waitForSelector(".reasoning[open]");
   check("reasoning shows while it lasts", (await page.textContent(".reasoning summary")) === "Thinking…");
-  await page.waitForFunction(() => document.querySelector(".prose").textContent.trim());
+  await page.waitForSelector(".prose > :not(.waiting)");
   await page.waitForFunction(() => !document.querySelector(".reasoning").open);
   check("and folds afterwards", /Thought for \d+ s/.test(await page.textContent(".reasoning summary")));
   await page.click("#send");
@@ -266,7 +273,7 @@ async function prepared() {
 
 try {
   for (const part of [key, conversation, stopping, looks, markdownRows, ...(mock ? [prepared] : [])].filter(part => !only || part.name === only)) {
-    await part().catch(error => check(part.name, false, error.stack));
+    await part().catch(error => check(part.name, false, error.stack.split("\n").slice(0, 8).join("\n")));
   }
 } finally {
   await browser.close();

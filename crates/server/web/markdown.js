@@ -26,8 +26,9 @@ function blocks(lines, copyLabel, depth) {
     if (!line.trim()) {
       at++;
     } else if (fence) {
-      const end = lines.findIndex((l, i) => i > at && l.trim().startsWith(fence[1]) && !l.trim().slice(fence[1].length).trim());
-      const last = end < 0 ? lines.length : end;
+      const closes = line => line.startsWith(fence[1]) && !line.slice(fence[1].length).trim();
+      let last = at + 1;
+      while (last < lines.length && !closes(lines[last].trim())) last++;
       out.append(codeBlock(lines.slice(at + 1, last).join("\n"), fence[2].trim().split(/\s/)[0], copyLabel));
       at = last + 1;
     } else if (/^#{1,6}\s/.test(line)) {
@@ -145,7 +146,7 @@ function table(lines, at, out) {
 // Lengths are bounded, so that openings without an end cost little. One after another: escapes, code, links, bold, emphasis, struck text, bare addresses, line ends.
 const INLINE = new RegExp([
   /\\([\\`*_{}[\]()#+\-.!|~<>])/, /(`+)([\s\S]{0,4000}?[^`])\2(?!`)/, /!?\[([^[\]\n]*)\]\(([^()\s]*(?:\([^()\s]*\)[^()\s]*)*)(?:\s+"[^"\n]*")?\)/,
-  /\*\*(?=\S)([\s\S]{0,1000}?\S)\*\*/, /(?<![\w*])[*](?=[^\s*])([^*\n]*?[^\s*])[*](?![\w*])/, /(?<!\w)_(?=[^\s_])([^_\n]*?[^\s_])_(?!\w)/,
+  /\*\*(?=\S)([\s\S]{0,500}?\S)\*\*/, /(?<![\w*])[*](?=[^\s*])([^*\n]*?[^\s*])[*](?![\w*])/, /(?<!\w)_(?=[^\s_])([^_\n]*?[^\s_])_(?!\w)/,
   /~~(?=\S)([^~]*?\S)~~/, /(https?:\/\/[^\s<>"'`，。）]*[^\s<>"'`，。）.,;:!?)\]])/, /(\n)/,
 ].map(part => part.source).join("|"), "g");
 
