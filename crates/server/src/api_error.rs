@@ -66,7 +66,8 @@ impl ApiError {
     }
 
     pub(crate) fn unauthorized() -> Self {
-        let message = "Authentication Fails: send a valid key as `Authorization: Bearer <key>` or `x-api-key: <key>`";
+        let message =
+            "Authentication Fails: send a valid key as `Authorization: Bearer <key>` or `x-api-key: <key>`";
         Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
     }
 
@@ -77,7 +78,10 @@ impl ApiError {
     pub(crate) fn no_model(model: &str, known: &str) -> Self {
         let shown: String = model.chars().take(100).collect();
         let message = format!("Model Not Exist: {shown:?}; this server has {known:?}");
-        Self { param: Some("model".to_owned()), ..Self::new(StatusCode::BAD_REQUEST, "model_not_found", message) }
+        Self {
+            param: Some("model".to_owned()),
+            ..Self::new(StatusCode::BAD_REQUEST, "model_not_found", message)
+        }
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
@@ -133,7 +137,10 @@ impl ApiError {
             500..=599 => "api_error",
             _ => "invalid_request_error",
         };
-        AnthropicErrorBody { r#type: "error", error: AnthropicErrorDetail { r#type, message: self.message.clone() } }
+        AnthropicErrorBody {
+            r#type: "error",
+            error: AnthropicErrorDetail { r#type, message: self.message.clone() },
+        }
     }
 
     /// The answer in the Anthropic form.
@@ -168,11 +175,15 @@ impl From<EngineError> for ApiError {
         let message = error.to_string();
         match error {
             EngineError::InvalidParam { field, .. } => Self::param(field, message),
-            EngineError::EmptyPrompt => Self::param("messages", message),
-            EngineError::PromptTooLong { .. } => Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message),
+            EngineError::EmptyPrompt => Self::param("prompt", message),
+            EngineError::PromptTooLong { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+            }
             EngineError::PromptToken { .. } => Self::param("prompt", message),
             EngineError::Grammar { .. } => Self::param("response_format", message),
-            EngineError::QueueFull { .. } => Self::overloaded("Server Overloaded: too many requests wait; try again"),
+            EngineError::QueueFull { .. } => {
+                Self::overloaded("Server Overloaded: too many requests wait; try again")
+            }
             EngineError::Draining => Self::overloaded("the server is about to end; try another"),
             _ => Self::internal(message),
         }
@@ -183,9 +194,10 @@ impl From<fathom_text::Error> for ApiError {
     fn from(error: fathom_text::Error) -> Self {
         match error {
             // The template refuses conversations that it was not made for.
-            fathom_text::Error::Template { reason, .. } => {
-                Self::param("messages", format!("the model's chat template refuses the conversation: {reason}"))
-            }
+            fathom_text::Error::Template { reason, .. } => Self::param(
+                "messages",
+                format!("the model's chat template refuses the conversation: {reason}"),
+            ),
             error => Self::internal(error),
         }
     }

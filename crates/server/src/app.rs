@@ -63,7 +63,10 @@ impl App {
     pub fn new(engine: Engine, words: Words, config: ServerConfig, keys: Keys, name: &str) -> Arc<Self> {
         let seconds = Duration::from_secs_f64;
         Arc::new(Self {
-            tool_format: words.template.as_ref().and_then(|template| ToolCallFormat::detect(template.source())),
+            tool_format: words
+                .template
+                .as_ref()
+                .and_then(|template| ToolCallFormat::detect(template.source())),
             limits: Limits {
                 header_timeout: seconds(config.header_timeout_s),
                 body_timeout: seconds(config.body_timeout_s),

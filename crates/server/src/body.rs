@@ -27,7 +27,11 @@ pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body) -> ApiResul
     let reading = async {
         let _held = app.bodies.acquire_many(kibibytes).await.map_err(ApiError::internal)?;
         axum::body::to_bytes(body, limit).await.map_err(|error| {
-            if is_length_limit(&error) { ApiError::too_large(limit) } else { ApiError::format("the body broke off") }
+            if is_length_limit(&error) {
+                ApiError::too_large(limit)
+            } else {
+                ApiError::format("the body broke off")
+            }
         })
     };
     match tokio::time::timeout(app.limits.body_timeout, reading).await {

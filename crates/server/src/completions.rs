@@ -17,7 +17,9 @@ use crate::admission::Caller;
 use crate::api_error::{ApiError, ApiResult, ErrorBody};
 use crate::app::{App, blocking};
 use crate::body;
-use crate::chat::{Stop, StreamOptions, Usage, choices, finish_reason, logit_bias, stops, token_text, user_id};
+use crate::chat::{
+    Stop, StreamOptions, Usage, choices, finish_reason, logit_bias, stops, token_text, user_id,
+};
 use crate::identity::{now, random_id};
 use crate::run::{Job, Run};
 use crate::sse::{self, Script, event, json};
@@ -137,7 +139,8 @@ fn prepare(app: &App, key_id: String, bytes: &[u8], arrived: Instant) -> ApiResu
     let prompts = prompts(request.prompt, request.suffix.as_deref(), tokenizer)?;
     if prompts.is_empty() || prompts.len() * n > app.config.max_choices {
         let most = app.config.max_choices;
-        let message = format!("{} prompts with {n} answers each; allowed: 1 to {most} answers", prompts.len());
+        let message =
+            format!("{} prompts with {n} answers each; allowed: 1 to {most} answers", prompts.len());
         return Err(ApiError::param("prompt", message));
     }
     if app.config.log_prompts {
@@ -293,7 +296,8 @@ impl TextPart {
             self.offset += text.chars().count();
             self.logprobs.tokens.push(text);
             self.logprobs.token_logprobs.push(token.logprob.max(-9999.0));
-            let top = token.top.iter().map(|&(id, logprob)| (token_text(tokenizer, id), logprob.max(-9999.0)));
+            let top =
+                token.top.iter().map(|&(id, logprob)| (token_text(tokenizer, id), logprob.max(-9999.0)));
             self.logprobs.top_logprobs.push(top.collect());
         }
     }
@@ -319,7 +323,8 @@ impl Script for Texts {
 
     fn end(&mut self, out: &mut String) {
         let wants = self.wants_logprobs;
-        let choices = self.parts.iter_mut().enumerate().map(|(index, part)| part.choice(index, wants)).collect();
+        let choices =
+            self.parts.iter_mut().enumerate().map(|(index, part)| part.choice(index, wants)).collect();
         out.push_str(&json(&self.completion(choices, Some(self.usage()))));
     }
 

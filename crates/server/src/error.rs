@@ -40,7 +40,9 @@ pub enum Error {
     NoStateDir,
 
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; choose another with `listen` or end the program that has it")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another with `listen` or end the program that has it"
+    )]
     Listen {
         /// The address.
         address: std::net::SocketAddr,

@@ -118,10 +118,8 @@ impl Keys {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         let mut changed = kept.clone();
         change(&mut changed);
-        let json = serde_json::to_string_pretty(&changed).map_err(|error| Error::State {
-            file: self.dir.join(FILE),
-            reason: error.to_string(),
-        })?;
+        let json = serde_json::to_string_pretty(&changed)
+            .map_err(|error| Error::State { file: self.dir.join(FILE), reason: error.to_string() })?;
         write_private(&self.dir, FILE, &json)?;
         *kept = changed;
         Ok(())

@@ -26,8 +26,11 @@ impl ServerConfig {
         let mut all = Table::new();
         let mut last = "defaults".to_owned();
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })?;
+            let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+                file: file.to_owned(),
+                action: "read",
+                source,
+            })?;
             last = file.display().to_string();
             let table: Table =
                 text.parse().map_err(|error: toml::de::Error| wrong(&last, error.to_string().trim()))?;
@@ -88,7 +91,11 @@ mod tests {
     use super::*;
     use crate::config::Isolation;
 
-    fn read(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<ServerConfig> {
+    fn read(
+        file: Option<&str>,
+        environment: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<ServerConfig> {
         let dir = tempfile::tempdir().unwrap();
         let path = file.map(|text| {
             let path = dir.path().join("fathom.toml");

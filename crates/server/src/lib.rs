@@ -25,8 +25,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod admission;
 mod admin;
+pub mod admission;
 mod answer;
 mod anthropic;
 mod api_error;

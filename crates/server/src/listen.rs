@@ -25,8 +25,8 @@ use crate::tls;
 
 /// What a connection beyond the limit is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-connection: close\r\ncontent-length: 133\r\n\r\n\
-{\"error\":{\"message\":\"Server Overloaded: too many connections\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"server_overloaded\"}}      ";
+connection: close\r\ncontent-length: 129\r\n\r\n\
+{\"error\":{\"message\":\"Server Overloaded: too many connections\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"server_overloaded\"}}";
 
 /// How long the rest of the answers may take once the engine has ended them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -169,11 +169,13 @@ impl Door {
             let stream = Patient { stream, limit: app.limits.write_timeout, stalled: None };
             match tls {
                 None => talk(&app, stream, router, ended).await,
-                Some(tls) => match tokio::time::timeout(app.limits.header_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => talk(&app, stream, router, ended).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
-                    Err(_) => tracing::debug!("a TLS handshake took too long"),
-                },
+                Some(tls) => {
+                    match tokio::time::timeout(app.limits.header_timeout, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => talk(&app, stream, router, ended).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                }
             }
             app.metrics.connections.fetch_sub(1, Relaxed);
         }

@@ -30,7 +30,9 @@ impl Histogram {
     fn write(&self, out: &mut String, name: &str, help: &str) {
         head(out, name, "histogram", help);
         let mut total = 0;
-        for (count, bound) in self.counts.iter().zip(BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()])) {
+        for (count, bound) in
+            self.counts.iter().zip(BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]))
+        {
             total += count.load(Relaxed);
             let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {total}");
         }
@@ -70,20 +72,40 @@ impl Metrics {
             ("fathom_running", "sequences side by side", engine.running as f64),
             ("fathom_waiting", "requests that wait", engine.waiting as f64),
             ("fathom_cache_blocks", "blocks of the latent cache", engine.cache_blocks as f64),
-            ("fathom_cache_blocks_used", "blocks of the latent cache in use", engine.cache_blocks_used as f64),
-            ("fathom_speculation_acceptance", "share of drafted tokens that were accepted", acceptance(engine)),
+            (
+                "fathom_cache_blocks_used",
+                "blocks of the latent cache in use",
+                engine.cache_blocks_used as f64,
+            ),
+            (
+                "fathom_speculation_acceptance",
+                "share of drafted tokens that were accepted",
+                acceptance(engine),
+            ),
         ];
         for (name, help, value) in gauges {
             one(&mut out, name, "gauge", help, value);
         }
         let counters = [
-            ("fathom_connections_refused_total", "connections beyond the limit", self.refused_connections.load(Relaxed) as f64),
-            ("fathom_answers_cancelled_total", "answers whose client left", self.cancelled.load(Relaxed) as f64),
+            (
+                "fathom_connections_refused_total",
+                "connections beyond the limit",
+                self.refused_connections.load(Relaxed) as f64,
+            ),
+            (
+                "fathom_answers_cancelled_total",
+                "answers whose client left",
+                self.cancelled.load(Relaxed) as f64,
+            ),
             ("fathom_prompt_tokens_total", "tokens of prompts", engine.prompt_tokens as f64),
             ("fathom_cached_tokens_total", "tokens of prompts that were cached", engine.cached_tokens as f64),
             ("fathom_generated_tokens_total", "tokens of answers", engine.generated_tokens as f64),
             ("fathom_drafted_tokens_total", "tokens drafted by the MTP layer", engine.drafted_tokens as f64),
-            ("fathom_accepted_tokens_total", "drafted tokens that were accepted", engine.accepted_tokens as f64),
+            (
+                "fathom_accepted_tokens_total",
+                "drafted tokens that were accepted",
+                engine.accepted_tokens as f64,
+            ),
             ("fathom_preemptions_total", "sequences put back for want of blocks", engine.preemptions as f64),
             ("fathom_steps_total", "steps of the engine", engine.steps as f64),
             ("fathom_step_seconds_total", "time in steps", engine.step_seconds),
@@ -91,7 +113,11 @@ impl Metrics {
         for (name, help, value) in counters {
             one(&mut out, name, "counter", help, value);
         }
-        self.first_token.write(&mut out, "fathom_time_to_first_token_seconds", "from arrival to the first token");
+        self.first_token.write(
+            &mut out,
+            "fathom_time_to_first_token_seconds",
+            "from arrival to the first token",
+        );
         self.between_tokens.write(&mut out, "fathom_inter_token_seconds", "between tokens of one answer");
         self.total.write(&mut out, "fathom_answer_seconds", "from arrival to the end of an answer");
         out
@@ -99,7 +125,11 @@ impl Metrics {
 }
 
 fn acceptance(engine: &Statistics) -> f64 {
-    if engine.drafted_tokens == 0 { 0.0 } else { engine.accepted_tokens as f64 / engine.drafted_tokens as f64 }
+    if engine.drafted_tokens == 0 {
+        0.0
+    } else {
+        engine.accepted_tokens as f64 / engine.drafted_tokens as f64
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

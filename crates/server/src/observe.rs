@@ -17,6 +17,8 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let id = random_id();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
+    // Where a head states chunks and a length, proxies and servers may disagree about where the next request begins.
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut response = next.run(request).await;
     let status = response.status().as_u16();
     app.metrics.request(&route, status);
@@ -24,6 +26,9 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     // The end of an answer that streams is later; the metrics know of it.
     tracing::info!(id, %method, route, status, ms, "request");
     let headers = response.headers_mut();
+    if chunked {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }

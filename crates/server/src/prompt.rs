@@ -112,7 +112,8 @@ pub(crate) fn write(app: &App, conversation: Conversation) -> ApiResult<Prompt> 
     Ok(Prompt {
         ids,
         reading: Reading { reasoning: Some(in_reasoning), tools: format, one_call: conversation.one_call },
-        grammar: grammar.map(|form| if in_reasoning { after_reasoning(form, &words.tokenizer) } else { form }),
+        grammar: grammar
+            .map(|form| if in_reasoning { after_reasoning(form, &words.tokenizer) } else { form }),
     })
 }
 

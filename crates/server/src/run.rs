@@ -198,7 +198,8 @@ impl Watch {
                 }
                 self.usage.cached_tokens = finished.cached_tokens;
                 self.usage.completion_tokens = finished.completion_tokens;
-                self.usage.complete = matches!(finished.finish_reason, FinishReason::Stop | FinishReason::Length);
+                self.usage.complete =
+                    matches!(finished.finish_reason, FinishReason::Stop | FinishReason::Length);
                 self.settle();
             }
         }
@@ -227,7 +228,8 @@ mod tests {
 
     #[test]
     fn namespaces_do_not_meet() {
-        let caller = |key: &str, user: Option<&str>| Caller { key_id: key.into(), user_id: user.map(Into::into) };
+        let caller =
+            |key: &str, user: Option<&str>| Caller { key_id: key.into(), user_id: user.map(Into::into) };
         let of = |isolation, key, user| namespace(isolation, &caller(key, user));
         assert_ne!(of(Isolation::User, "a", Some("x")), of(Isolation::User, "a", Some("y")));
         assert_ne!(of(Isolation::User, "a", Some("x")), of(Isolation::User, "b", Some("x")));

@@ -20,6 +20,9 @@ use crate::run::{Heard, Run};
 /// Bytes after which a piece is handed on even if more is ready.
 const PIECE: usize = 32 << 10;
 
+/// How the engine's errors about grammars begin.
+const GRAMMAR: &str = "the grammar cannot be used";
+
 /// Writes down what a run tells.
 pub(crate) trait Script: Send + Unpin + 'static {
     const CONTENT_TYPE: &'static str;
@@ -38,10 +41,17 @@ pub(crate) trait Script: Send + Unpin + 'static {
 
 fn tell<S: Script>(script: &mut S, heard: Heard, out: &mut String) -> ApiResult<()> {
     match heard {
-        Heard::NotStarted => Err(ApiError::overloaded("Server Overloaded: the answer could not begin in time")),
+        Heard::NotStarted => {
+            Err(ApiError::overloaded("Server Overloaded: the answer could not begin in time"))
+        }
         Heard::Lost => Err(ApiError::internal("the engine has ended")),
         Heard::Update(_, Update::Finished(finished)) if finished.finish_reason == FinishReason::Failed => {
-            Err(ApiError::internal(finished.error.as_deref().unwrap_or("the engine failed on an answer")))
+            let reason = finished.error.unwrap_or_default();
+            // Some grammars turn out to need too much work only when they are followed.
+            if reason.starts_with(GRAMMAR) {
+                return Err(ApiError::param("response_format", reason));
+            }
+            Err(ApiError::internal(reason))
         }
         Heard::Update(index, update) => script.hear(index, update, out),
     }

@@ -10,7 +10,8 @@ const PATH: &str = "/v1/chat/completions";
 const V3: Option<&str> = Some("deepseek-v3-tokenizer");
 
 fn chat(extra: Value) -> Value {
-    let mut body = json!({"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": "hello there"}]});
+    let mut body =
+        json!({"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": "hello there"}]});
     for (name, value) in extra.as_object().unwrap() {
         body[name] = value.clone();
     }
@@ -67,7 +68,8 @@ async fn several_answers_seeds_and_logprobs() {
     asked["stream"] = true.into();
     let events = stage.events(PATH, &asked).await;
     for index in 0..3 {
-        let of_choice = || events.iter().map(|event| &event["choices"][0]).filter(move |c| c["index"] == index);
+        let of_choice =
+            || events.iter().map(|event| &event["choices"][0]).filter(move |c| c["index"] == index);
         let content: String = of_choice().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
         assert_eq!(content, choices[index]["message"]["content"].as_str().unwrap());
         let tokens: usize =
@@ -88,9 +90,12 @@ async fn stop_strings_and_forms() {
     assert_eq!(Some(cut), content.split(&stop).next());
 
     let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "yy"]}}, "required": ["a"],
-                        "additionalProperties": false});
-    let format = json!({"type": "json_schema", "json_schema": {"name": "s", "strict": true, "schema": schema}});
-    let (status, answer) = stage.post(PATH, &chat(json!({"response_format": format, "max_tokens": 100}))).await;
+                        "additionalProperties": false,
+                        "x-guidance": {"whitespace_flexible": false}});
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "s", "strict": true, "schema": schema}});
+    let (status, answer) =
+        stage.post(PATH, &chat(json!({"response_format": format, "max_tokens": 100}))).await;
     assert_eq!(status, 200, "{answer}");
     let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
     let value: Value = serde_json::from_str(content).unwrap_or_else(|_| panic!("{content:?}"));
@@ -132,7 +137,9 @@ async fn tools_are_called() {
     let delta = |event: &Value| event["choices"][0]["delta"].clone();
     let arguments: String = events
         .iter()
-        .filter_map(|event| delta(event)["tool_calls"][0]["function"]["arguments"].as_str().map(str::to_owned))
+        .filter_map(|event| {
+            delta(event)["tool_calls"][0]["function"]["arguments"].as_str().map(str::to_owned)
+        })
         .collect();
     assert_eq!(arguments, call["function"]["arguments"].as_str().unwrap());
     let content: String =
@@ -156,9 +163,7 @@ async fn an_answer_goes_on_with_its_prefix() {
     let stage = stage(|_| {});
     let (_, first) = stage.post(PATH, &chat(json!({"max_tokens": 16}))).await;
     let whole = first["choices"][0]["message"]["content"].as_str().unwrap();
-    let messages = |prefix: &str| {
-        json!([{"role": "user", "content": "hello there"}, {"role": "assistant", "content": prefix, "prefix": true}])
-    };
+    let messages = |prefix: &str| json!([{"role": "user", "content": "hello there"}, {"role": "assistant", "content": prefix, "prefix": true}]);
     let asked = chat(json!({"messages": messages("Sure: ")}));
     let (status, answer) = stage.post(PATH, &asked).await;
     assert_eq!(status, 200, "{answer}");
@@ -184,7 +189,11 @@ async fn what_is_wrong_is_named() {
         (json!({"temperature": "hot"}), 422, "temperature"),
         (json!({"nonsense": 1}), 422, "nonsense"),
         (json!({"messages": []}), 422, "messages"),
-        (json!({"messages": [{"role": "user", "content": "x"}, {"role": "wizard", "content": "x"}]}), 422, "messages[1].role"),
+        (
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "wizard", "content": "x"}]}),
+            422,
+            "messages[1].role",
+        ),
         (json!({"messages": [{"role": "user", "content": "x", "colour": 1}]}), 422, "messages[0].colour"),
         (json!({"messages": vec![json!({"role": "user", "content": "x"}); 4]}), 422, "messages"),
         (json!({"max_tokens": 0}), 422, "max_tokens"),
@@ -206,7 +215,8 @@ async fn what_is_wrong_is_named() {
     }
     let long = chat(json!({"messages": [{"role": "user", "content": "word ".repeat(4000)}]}));
     refused(stage.post(PATH, &long).await, 400, Value::Null);
-    let harmless = json!({"store": true, "metadata": {"a": "b"}, "service_tier": "auto", "user": "u", "stop": ""});
+    let harmless =
+        json!({"store": true, "metadata": {"a": "b"}, "service_tier": "auto", "user": "u", "stop": ""});
     let (status, answer) = stage.post(PATH, &chat(harmless)).await;
     assert_eq!(status, 200, "{answer}");
 }

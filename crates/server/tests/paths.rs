@@ -28,7 +28,10 @@ async fn texts_go_on() {
     for path in ["/v1/completions", "/completions", "/beta/completions"] {
         let (status, answer) = stage.post(path, &body(json!({}))).await;
         assert_eq!(status, 200, "{answer}");
-        assert_eq!((&answer["object"], &answer["usage"]["completion_tokens"]), (&json!("text_completion"), &json!(6)));
+        assert_eq!(
+            (&answer["object"], &answer["usage"]["completion_tokens"]),
+            (&json!("text_completion"), &json!(6))
+        );
     }
     let path = "/v1/completions";
     let (_, plain) = stage.post(path, &body(json!({}))).await;
@@ -42,7 +45,8 @@ async fn texts_go_on() {
     let (_, two) = stage.post(path, &body(json!({"prompt": ["once upon a time", "b"], "n": 2}))).await;
     assert_eq!(two["choices"].as_array().unwrap().len(), 4);
     assert_eq!(two["choices"][0]["text"], *plain);
-    let events = stage.events(path, &body(json!({"stream": true, "stream_options": {"include_usage": true}}))).await;
+    let events =
+        stage.events(path, &body(json!({"stream": true, "stream_options": {"include_usage": true}}))).await;
     let streamed: String = events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
     assert_eq!(streamed, plain);
     assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], 6);
@@ -86,7 +90,8 @@ async fn models_and_keys() {
 }
 
 fn message(extra: Value) -> Value {
-    let mut body = json!({"model": "claude-x", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]});
+    let mut body =
+        json!({"model": "claude-x", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]});
     for (name, value) in extra.as_object().unwrap() {
         body[name] = value.clone();
     }
@@ -101,12 +106,13 @@ async fn the_words_of_anthropic() {
     assert_eq!(status, 200, "{whole}");
     assert_eq!((&whole["type"], &whole["stop_reason"]), (&json!("message"), &json!("max_tokens")));
     assert_eq!(whole["usage"]["output_tokens"], 8);
-    let (_, count) = stage.post(&format!("{path}/count_tokens"), &{
-        let mut body = message(json!({"system": "be kind"}));
-        body.as_object_mut().unwrap().shift_remove("max_tokens");
-        body
-    })
-    .await;
+    let (_, count) = stage
+        .post(&format!("{path}/count_tokens"), &{
+            let mut body = message(json!({"system": "be kind"}));
+            body.as_object_mut().unwrap().shift_remove("max_tokens");
+            body
+        })
+        .await;
     let usage = &whole["usage"];
     let input = usage["input_tokens"].as_u64().unwrap() + usage["cache_read_input_tokens"].as_u64().unwrap();
     assert_eq!(count["input_tokens"], input);
@@ -155,9 +161,8 @@ async fn tools_in_the_words_of_anthropic() {
 #[tokio::test]
 async fn operation() {
     let stage = stage(|_| {});
-    let (_, _) = stage
-        .post("/v1/completions", &json!({"model": "tiny", "prompt": "a", "max_tokens": 3}))
-        .await;
+    let (_, _) =
+        stage.post("/v1/completions", &json!({"model": "tiny", "prompt": "a", "max_tokens": 3})).await;
     assert_eq!(get(&stage, "/health").await.0, 200);
     assert_eq!(get(&stage, "/ready").await.0, 200);
     let (status, metrics, headers) = get(&stage, "/metrics").await;
@@ -166,7 +171,9 @@ async fn operation() {
     assert!(metrics.contains("fathom_requests_total{route=\"/v1/completions\",code=\"200\"} 1"), "{metrics}");
     assert!(metrics.contains("fathom_time_to_first_token_seconds_count 1"));
     let (_, description, _) = get(&stage, "/openapi.json").await;
-    assert!(serde_json::from_str::<Value>(&description).unwrap()["paths"]["/v1/chat/completions"].is_object());
+    assert!(
+        serde_json::from_str::<Value>(&description).unwrap()["paths"]["/v1/chat/completions"].is_object()
+    );
 
     let (status, page, headers) = get(&stage, "/").await;
     assert_eq!(status, 200);

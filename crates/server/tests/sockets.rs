@@ -46,8 +46,7 @@ impl Served {
     }
 
     async fn running(&self) -> usize {
-        let (_, text) =
-            stage::text(self.stage.call(stage::request("GET", "/metrics", KEY, "")).await).await;
+        let (_, text) = stage::text(self.stage.call(stage::request("GET", "/metrics", KEY, "")).await).await;
         let value = |name: &str| -> usize {
             let line = text.lines().find(|line| line.starts_with(name)).unwrap();
             line.rsplit(' ').next().unwrap().parse().unwrap()
@@ -72,7 +71,8 @@ fn post(path: &str, body: &str) -> String {
 
 fn long_answer() -> String {
     // No end token ends it: it would run until the context is full.
-    json!({"model": "tiny", "prompt": "a", "max_tokens": 2000, "stream": true, "logit_bias": {"1": -100}}).to_string()
+    json!({"model": "tiny", "prompt": "a", "max_tokens": 2000, "stream": true, "logit_bias": {"1": -100}})
+        .to_string()
 }
 
 const SHORT: Duration = Duration::from_millis(1500);
@@ -93,7 +93,11 @@ async fn rude_requests_are_refused() {
     for (bytes, codes) in rows {
         let answer = served.raw(&bytes, SHORT).await;
         let first = answer.lines().next().unwrap_or_default().to_owned();
-        assert!(codes.iter().any(|code| first.contains(code)), "{first:?} for {:?}", &bytes[..bytes.len().min(60)]);
+        assert!(
+            codes.iter().any(|code| first.contains(code)),
+            "{first:?} for {:?}",
+            &bytes[..bytes.len().min(60)]
+        );
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "nothing was smuggled: {answer}");
     }
 }
@@ -154,7 +158,9 @@ async fn too_many_connections_and_too_many_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_lets_answers_end_and_then_cuts_them() {
-    for (tokens, drain_timeout_s, reason) in [(20, 20.0, "\"length\""), (2000, 0.1, "insufficient_system_resource")] {
+    for (tokens, drain_timeout_s, reason) in
+        [(20, 20.0, "\"length\""), (2000, 0.1, "insufficient_system_resource")]
+    {
         let served = served(|config| config.drain_timeout_s = drain_timeout_s).await;
         let mut stream = served.connect().await;
         let body = long_answer().replace("2000", &tokens.to_string());
@@ -163,7 +169,11 @@ async fn draining_lets_answers_end_and_then_cuts_them() {
         stream.read_exact(&mut some).await.unwrap();
         served.stop.send(()).unwrap();
         let rest = read(&mut stream, Duration::from_secs(20)).await;
-        assert!(rest.contains(reason) && rest.contains("[DONE]"), "{tokens} tokens: {}", &rest[rest.len().saturating_sub(400)..]);
+        assert!(
+            rest.contains(reason) && rest.contains("[DONE]"),
+            "{tokens} tokens: {}",
+            &rest[rest.len().saturating_sub(400)..]
+        );
         tokio::time::timeout(Duration::from_secs(20), served.task).await.unwrap().unwrap();
         assert!(TcpStream::connect(&served.address).await.is_err(), "nobody listens any more");
     }

@@ -18,8 +18,16 @@ use crate::prompt::{self, Choice, Conversation, Prefix};
 use crate::run::Job;
 
 /// What cannot change an answer here.
-const IGNORED: [&str; 8] =
-    ["container", "mcp_servers", "service_tier", "context_management", "betas", "output_config", "cache_control", "inference_geo"];
+const IGNORED: [&str; 8] = [
+    "container",
+    "mcp_servers",
+    "service_tier",
+    "context_management",
+    "betas",
+    "output_config",
+    "cache_control",
+    "inference_geo",
+];
 
 /// A request to answer a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -292,9 +300,11 @@ fn plain(text: Text, field: &str) -> ApiResult<String> {
     match text {
         Text::Plain(text) => Ok(text),
         Text::Blocks(blocks) => {
-            let texts = blocks.into_iter().enumerate().map(|(index, block)| match (block.r#type.as_str(), block.text) {
-                ("text", Some(text)) => Ok(text),
-                (kind, _) => Err(unreadable(field, index, kind)),
+            let texts = blocks.into_iter().enumerate().map(|(index, block)| {
+                match (block.r#type.as_str(), block.text) {
+                    ("text", Some(text)) => Ok(text),
+                    (kind, _) => Err(unreadable(field, index, kind)),
+                }
             });
             Ok(texts.collect::<ApiResult<Vec<String>>>()?.concat())
         }
@@ -303,7 +313,8 @@ fn plain(text: Text, field: &str) -> ApiResult<String> {
 
 fn unreadable(field: &str, index: usize, kind: &str) -> ApiError {
     let kind: String = kind.chars().take(40).collect();
-    let message = format!("a block of type {kind:?} cannot stand here, or lacks a field; this model reads text only");
+    let message =
+        format!("a block of type {kind:?} cannot stand here, or lacks a field; this model reads text only");
     ApiError::param(format!("{field}[{index}]"), message)
 }
 

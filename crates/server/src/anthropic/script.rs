@@ -146,7 +146,8 @@ impl Script for Message {
         }
         for (index, call) in whole.calls.into_iter().enumerate() {
             let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
-            content.push(json!({"type": "tool_use", "id": tool_id(index), "name": call.name, "input": input}));
+            content
+                .push(json!({"type": "tool_use", "id": tool_id(index), "name": call.name, "input": input}));
         }
         out.push_str(&to_json(&self.style.answer(content, self.ending.clone(), self.usage)));
     }

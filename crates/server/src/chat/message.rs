@@ -113,7 +113,8 @@ impl Content {
                 ("text", Some(text)) => all.push_str(&text),
                 (kind, _) => {
                     let kind: String = kind.chars().take(40).collect();
-                    let message = format!("a part of type {kind:?}: this model reads `text` parts with a `text` only");
+                    let message =
+                        format!("a part of type {kind:?}: this model reads `text` parts with a `text` only");
                     return Err(ApiError::param(format!("{field}[{index}]"), message));
                 }
             }
@@ -131,7 +132,10 @@ pub(crate) fn convert(messages: Vec<ChatMessage>) -> ApiResult<(Vec<Message>, Op
         let place = |field: &str| format!("messages[{index}].{field}");
         let role = message.role;
         if message.function_call.is_some() {
-            return Err(ApiError::param(place("function_call"), "`function_call` is no more; use `tool_calls`"));
+            return Err(ApiError::param(
+                place("function_call"),
+                "`function_call` is no more; use `tool_calls`",
+            ));
         }
         let content = message.content.map(|content| content.text(&place("content"))).transpose()?;
         if content.is_none() && role != Role::Assistant {
@@ -142,14 +146,15 @@ pub(crate) fn convert(messages: Vec<ChatMessage>) -> ApiResult<(Vec<Message>, Op
                 let message = "`prefix` belongs to the last message, and that to the assistant";
                 return Err(ApiError::param(place("prefix"), message));
             }
-            prefix = Some(Prefix {
-                reasoning: message.reasoning_content,
-                content: content.unwrap_or_default(),
-            });
+            prefix =
+                Some(Prefix { reasoning: message.reasoning_content, content: content.unwrap_or_default() });
             continue;
         }
         if role == Role::Tool && message.tool_call_id.is_none() {
-            return Err(ApiError::param(place("tool_call_id"), "a tool's message names the call that it answers"));
+            return Err(ApiError::param(
+                place("tool_call_id"),
+                "a tool's message names the call that it answers",
+            ));
         }
         let calls = message.tool_calls.filter(|calls| !calls.is_empty());
         if calls.is_some() && role != Role::Assistant {
@@ -197,7 +202,10 @@ mod tests {
         let roles: Vec<&str> = messages.iter().map(|message| message.role.as_str()).collect();
         assert_eq!(roles, ["system", "user", "assistant", "tool"]);
         assert_eq!(messages[0].content.as_deref(), Some("ab"));
-        assert_eq!((messages[2].content.as_deref(), messages[2].tool_calls.as_ref().unwrap().len()), (None, 1));
+        assert_eq!(
+            (messages[2].content.as_deref(), messages[2].tool_calls.as_ref().unwrap().len()),
+            (None, 1)
+        );
         let prefix = prefix.unwrap();
         assert_eq!((prefix.content.as_str(), prefix.reasoning.as_deref()), ("e", Some("r")));
     }

@@ -309,8 +309,7 @@ pub(crate) fn prepare(app: &App, key_id: String, bytes: &[u8], arrived: Instant)
         include_usage: request.stream_options.is_some_and(|options| options.include_usage == Some(true)),
     };
     let caller = Caller { key_id, user_id };
-    let job =
-        Job { route: "chat", caller, prompts: vec![prompt.ids], params, n, constraint, arrived };
+    let job = Job { route: "chat", caller, prompts: vec![prompt.ids], params, n, constraint, arrived };
     Ok(Prepared { job, style })
 }
 

@@ -36,7 +36,11 @@ pub(crate) fn stage(change: impl FnOnce(&mut ServerConfig)) -> Stage {
 }
 
 /// With another model, or with the chat template of another folder.
-pub(crate) fn stage_with(name: &str, template: Option<&str>, change: impl FnOnce(&mut ServerConfig)) -> Stage {
+pub(crate) fn stage_with(
+    name: &str,
+    template: Option<&str>,
+    change: impl FnOnce(&mut ServerConfig),
+) -> Stage {
     let dir = fixture(name);
     let options = LoadOptions::new(WeightFormat::F32);
     let model = Model::load(&dir, Compute::new(1).unwrap(), options, &mut |_, _| {}).unwrap();
