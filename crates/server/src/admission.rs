@@ -137,7 +137,7 @@ mod tests {
             let caller = caller(key);
             limit.admit(&Demand { caller: &caller, route: "x", prompt_tokens: 1, max_tokens: None, choices })
         };
-        let two = admit("a", 2).ok().expect("there is room for two");
+        let Ok(two) = admit("a", 2) else { panic!("there is room for two") };
         assert_eq!(admit("a", 2).err(), Some(Refusal::TooMany { limit: 3 }));
         let other = admit("b", 3).ok();
         assert!(other.is_some(), "another key has places of its own");

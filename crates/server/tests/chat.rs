@@ -67,11 +67,11 @@ async fn several_answers_seeds_and_logprobs() {
     let mut asked = asked;
     asked["stream"] = true.into();
     let events = stage.events(PATH, &asked).await;
-    for index in 0..3 {
+    for (index, choice) in choices.iter().enumerate() {
         let of_choice =
             || events.iter().map(|event| &event["choices"][0]).filter(move |c| c["index"] == index);
         let content: String = of_choice().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
-        assert_eq!(content, choices[index]["message"]["content"].as_str().unwrap());
+        assert_eq!(content, choice["message"]["content"].as_str().unwrap());
         let tokens: usize =
             of_choice().filter_map(|choice| choice["logprobs"]["content"].as_array()).map(Vec::len).sum();
         assert_eq!(tokens, 8);

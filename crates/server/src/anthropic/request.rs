@@ -427,7 +427,7 @@ mod tests {
             (json!([{"role": "tool", "content": "x"}]), "messages[0].role"),
             (json!([{"role": "user"}]), "messages[0].content"),
         ] {
-            let error = read(json!({"model": "m", "messages": messages})).err().expect("a mistake");
+            let error = read(json!({"model": "m", "messages": messages})).expect_err("a mistake");
             assert_eq!(error.param.as_deref(), Some(param), "{messages}");
         }
     }

@@ -223,7 +223,7 @@ mod tests {
             ),
             (json!([{"role": "assistant", "function_call": {}}]), "messages[0].function_call"),
         ] {
-            let error = read(messages.clone()).err().expect("a mistake");
+            let error = read(messages.clone()).expect_err("a mistake");
             assert_eq!(error.param.as_deref(), Some(param), "{messages}");
         }
     }
