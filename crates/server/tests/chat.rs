@@ -112,7 +112,8 @@ async fn stop_strings_and_forms() {
 
 fn weather() -> Value {
     let parameters = json!({"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}},
-                            "required": ["city"], "additionalProperties": false});
+                            "required": ["city"], "additionalProperties": false,
+                        "x-guidance": {"whitespace_flexible": false}});
     json!([{"type": "function", "function": {"name": "weather", "description": "d", "parameters": parameters}}])
 }
 

@@ -142,7 +142,8 @@ async fn the_words_of_anthropic() {
 async fn tools_in_the_words_of_anthropic() {
     let stage = stage_with("tiny-v3", Some("deepseek-v3-tokenizer"), |_| {});
     let schema = json!({"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}},
-                        "required": ["city"], "additionalProperties": false});
+                        "required": ["city"], "additionalProperties": false,
+                        "x-guidance": {"whitespace_flexible": false}});
     let asked = message(json!({"max_tokens": 300, "tool_choice": {"type": "tool", "name": "weather"},
         "tools": [{"name": "weather", "input_schema": schema}]}));
     let (status, answer) = stage.post("/anthropic/v1/messages", &asked).await;
