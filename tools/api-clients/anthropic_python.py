@@ -84,7 +84,7 @@ def tools():
     call = answer.content[-1]
     assert call.name == "weather" and call.input["city"] in ["Paris", "Rome"]
     with client.messages.stream(model="claude-opus-4", messages=USER, **more) as stream:
-        assert stream.get_final_message().content[-1].input == call.input
+        assert stream.get_final_message().content[-1].input["city"] in ["Paris", "Rome"]
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
     follow = USER + [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
     assert create(messages=follow, tools=more["tools"]).usage.output_tokens > 0
