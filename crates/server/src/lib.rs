@@ -1,8 +1,8 @@
 //! HTTP: the DeepSeek, OpenAI and Anthropic API on an engine, with keys, limits, streaming, metering and metrics.
 //!
-//! A request passes these doors, in this order: the limits of the connection ([`listen`]), the key ([`keys`]), the
-//! size and form of the body ([`body`]), the meaning of its fields ([`chat`], [`completions`], [`anthropic`]), and
-//! admission ([`admission`]). Behind them stands the engine, which tells a [`run`] what happens; [`answer`] makes
+//! A request passes these doors, in this order: the limits of the connection (`listen`), the key (`keys`), the
+//! size and form of the body (`body`), the meaning of its fields (`chat`, `completions`, `anthropic`), and
+//! admission (`admission`). Behind them stands the engine, which tells a `run` what happens; `answer` makes
 //! reasoning, content and tool calls of it, and the API's module writes them down.
 //!
 //! ```text
