@@ -14,7 +14,7 @@ use crate::{interrupt, logging};
 
 /// Serve a model over HTTP: the DeepSeek, OpenAI and Anthropic API, and a chat page.
 ///
-/// Every setting can stand in a TOML file (--config), in the environment (FATHOM_SERVE_<SETTING>) and in a flag (--set
+/// Every setting can stand in a TOML file (--config), in the environment (FATHOM_SERVE_SETTING) and in a flag (--set
 /// SETTING=VALUE); later ones win. Without any, the API is on http://127.0.0.1:8000 and a key is made and printed at
 /// the first start. SIGTERM or Ctrl-C lets running answers end; a second Ctrl-C does not wait.
 #[derive(clap::Args)]
