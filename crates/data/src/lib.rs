@@ -1,0 +1,2 @@
+//! Documents become shuffled, packed token shards.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Weights move: optimizers, schedules, the loop.
+#![forbid(unsafe_code)]
