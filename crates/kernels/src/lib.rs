@@ -12,6 +12,7 @@
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
 //! | [`encode`] | weights to blocks |
+//! | [`parallel`] | loops over pieces of slices, for callers without `unsafe` |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
 //!
 //! Every operation runs on a [`Compute`]: an ISA and a pool of threads that live as long as the
@@ -32,7 +33,9 @@ mod error;
 pub mod gemm;
 mod isa;
 mod math;
+pub mod matmul;
 mod memory;
+pub mod parallel;
 mod pool;
 pub mod rmsnorm;
 pub mod roofline;
@@ -45,4 +48,5 @@ mod swiglu;
 pub use compute::{Compute, THREADS_MAX};
 pub use error::{Error, Result};
 pub use isa::Isa;
+pub use memory::Floats;
 pub use storage::{SharedBytes, WeightBytes};

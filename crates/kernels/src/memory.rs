@@ -104,6 +104,30 @@ impl<T> std::fmt::Debug for AlignedBuffer<T> {
     }
 }
 
+/// Zero-initialised `f32`s that begin on a cache line, in huge pages where they fill some: the storage of tensors.
+#[derive(Debug, Default)]
+pub struct Floats(AlignedBuffer<f32>);
+
+impl Floats {
+    /// `len` zeroes. Pages that are never written cost no memory.
+    ///
+    /// # Panics
+    /// If there is no such amount of memory.
+    pub fn zeroed(len: usize) -> Self {
+        Self(AlignedBuffer::zeroed(len))
+    }
+
+    /// The numbers.
+    pub fn as_slice(&self) -> &[f32] {
+        self.0.as_slice()
+    }
+
+    /// The numbers, writable.
+    pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        self.0.as_mut_slice()
+    }
+}
+
 /// One thread's working memory, kept between calls so that a steady step allocates nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
