@@ -9,6 +9,7 @@
 //! | operation | what |
 //! |---|---|
 //! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
+//! | [`matmul`] | `C += A · B` on f32 matrices in any form: the products of training |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
 //! | [`encode`] | weights to blocks |
