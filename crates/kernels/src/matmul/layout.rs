@@ -8,6 +8,10 @@
 //! The last panel is filled up with lanes that nobody reads the sums of.
 
 use super::MatmulPrecision;
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
 use super::micro::Kernel;
 use super::scalar::Scalar;
 use crate::Isa;
@@ -39,7 +43,16 @@ pub(crate) struct Layout {
 impl Layout {
     /// What `isa` multiplies.
     pub(crate) fn of(isa: Isa, precision: MatmulPrecision) -> Self {
-        Self { isa, precision, left: Scalar::LEFT, right: Scalar::RIGHT, depth: 256, rows: 144 }
+        let of = |left, right, depth, rows| Self { isa, precision, left, right, depth, rows };
+        match isa {
+            Isa::Scalar => of(Scalar::LEFT, Scalar::RIGHT, 256, 128),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => of(Avx2::LEFT, Avx2::RIGHT, 256, 144),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Amx => of(Avx512::LEFT, Avx512::RIGHT, 256, 240),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("only the scalar ISA exists on this architecture"),
+        }
     }
 
     pub(super) fn lanes(&self, side: Side) -> usize {

@@ -8,6 +8,10 @@
 //! multiply(layout, [m, n, k], left, right, Target { c, stride, alpha, accumulate });
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
 pub(crate) use super::layout::{Layout, Side};
 pub(crate) use super::pack::pack;
 use super::scalar::Scalar;
@@ -85,7 +89,13 @@ impl Block {
         // SAFETY: this function's contract.
         unsafe {
             match layout.isa {
-                Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Amx => self.tiles::<Scalar>(layout, left, right),
+                Isa::Scalar => self.tiles::<Scalar>(layout, left, right),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => self.tiles::<Avx2>(layout, left, right),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => self.tiles::<Avx512>(layout, left, right),
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => unreachable!("only the scalar ISA exists on this architecture"),
             }
         }
     }

@@ -20,6 +20,10 @@
 //! products are then exact, sums are f32. Sums run along the depth in blocks; ISAs differ in the order of
 //! their sums only. A result does not depend on the number of threads nor on how the work is cut.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod layout;
 #[allow(dead_code, reason = "the training form of attention, which calls it, is being built")]
 pub(crate) mod micro;
