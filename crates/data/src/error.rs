@@ -1,0 +1,89 @@
+//! What can be wrong with a dataset, or go wrong while one is made.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `std::result::Result` with this crate's [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What failed, where, what was expected, what was found, and the mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "every message states what its fields are")]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+
+    #[error("{} holds no dataset: there is no dataset.json; prepare one with `fathom data prepare`", dir.display())]
+    NoDataset { dir: PathBuf },
+
+    #[error("{}: {reason}; prepare the data again", path.display())]
+    BadManifest { path: PathBuf, reason: String },
+
+    #[error(
+        "the shard {} of {} is missing; copy it there again, or prepare the data again",
+        file, dir.display()
+    )]
+    MissingShard { dir: PathBuf, file: String },
+
+    #[error(
+        "{}: expected {expected} bytes, got {got}: the file was cut or is still being copied; copy it again",
+        path.display()
+    )]
+    WrongLength { path: PathBuf, expected: u64, got: u64 },
+
+    #[error("{} is no token shard: {reason}; copy it again, or prepare the data again", path.display())]
+    BadShard { path: PathBuf, reason: String },
+
+    #[error(
+        "{}: {what} should have the checksum {expected:032x}, got {got:032x}: the file is damaged; copy it again, or \
+         prepare the data again", path.display()
+    )]
+    WrongChecksum { path: PathBuf, what: &'static str, expected: u128, got: u128 },
+
+    #[error(
+        "{}: `{field}` is {got}, but dataset.json says {expected}: shard and manifest are of different datasets",
+        path.display()
+    )]
+    OtherShard { path: PathBuf, field: &'static str, expected: String, got: String },
+
+    #[error(
+        "{} holds the token {token}, but the vocabulary has {vocab_size}: the file is damaged; copy it again, or \
+         prepare the data again", path.display()
+    )]
+    TokenOutOfRange { path: PathBuf, token: u32, vocab_size: u32 },
+
+    #[error(
+        "{} is not the tokenizer of the data in {}: its hash is {got}, dataset.json says {expected}; train with the \
+         tokenizer in the data's directory, or prepare the data with this one", tokenizer.display(), dir.display()
+    )]
+    OtherTokenizer { dir: PathBuf, tokenizer: PathBuf, expected: String, got: String },
+
+    #[error(
+        "the {split} split of {} has {got} tokens, but one row takes {expected}; prepare more data, or take a smaller \
+         sequence length", dir.display()
+    )]
+    TooFewTokens { dir: PathBuf, split: &'static str, expected: u64, got: u64 },
+
+    #[error("`{field}`: expected {expected}, got {got}")]
+    BadOption { field: &'static str, expected: &'static str, got: String },
+
+    #[error(
+        "the saved position is one of another run: its `{field}` is {saved}, this run's is {current}; resume with the \
+         data and options that the checkpoint was made with"
+    )]
+    OtherPosition { field: &'static str, saved: String, current: String },
+
+    #[error("{} already exists; choose another directory, or remove it", path.display())]
+    AlreadyExists { path: PathBuf },
+
+    #[error(transparent)]
+    Text(#[from] fathom_text::Error),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+}
