@@ -12,6 +12,7 @@
 //! | [`matmul`] | `C += A · B` on f32 matrices in any form: the products of training |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
+//! | [`training`] | what a training step needs besides products, forward and backward |
 //! | [`encode`] | weights to blocks |
 //! | [`parallel`] | loops over pieces of slices, for callers without `unsafe` |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
@@ -45,6 +46,7 @@ pub mod router;
 mod shared;
 mod storage;
 mod swiglu;
+pub mod training;
 
 pub use compute::{Compute, THREADS_MAX};
 pub use error::{Error, Result};
