@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`gemm`] | `y = x · Wᵀ` on packed weights, one or many weight matrices per call |
 //! | [`matmul`] | `C += A · B` on f32 matrices in any form: the products of training |
+//! | [`optimizer`] | AdamW, sums of squares, moving averages: one pass over memory each |
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
 //! | [`training`] | what a training step needs besides products, forward and backward |
@@ -37,6 +38,7 @@ mod isa;
 mod math;
 pub mod matmul;
 mod memory;
+pub mod optimizer;
 pub mod parallel;
 mod pool;
 pub mod rmsnorm;
