@@ -77,6 +77,21 @@ pub enum Error {
     #[error("{} already exists; choose another directory, or remove it", path.display())]
     AlreadyExists { path: PathBuf },
 
+    #[error(
+        "{}:{line}: no conversation to learn from: {reason}; a line is {{\"messages\": [{{\"role\": \"user\", \"content\": …}}, \
+         {{\"role\": \"assistant\", \"content\": …}}]}}", file.display()
+    )]
+    BadConversation { file: PathBuf, line: u64, reason: String },
+
+    #[error(
+        "the tokenizer in {} has no eos token, so no answer could end; name one as eos_token in tokenizer_config.json",
+        directory.display()
+    )]
+    NoEndOfAnswer { directory: PathBuf },
+
+    #[error("stopped; no dataset was made")]
+    Stopped,
+
     #[error(transparent)]
     Text(#[from] fathom_text::Error),
 }

@@ -25,6 +25,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chat;
 mod dataset;
 mod error;
 mod loader;
@@ -35,6 +36,7 @@ mod shards;
 mod test_data;
 mod validation;
 
+pub use chat::{ChatEncoder, ChatExample, ChatOptions, ChatReport, prepare_chat};
 pub use dataset::{Dataset, DatasetWriter, Manifest, Source, Split, SplitEntry, TokenizerEntry, Verify};
 pub use error::{Error, Result};
 pub use loader::{Batch, Loader, LoaderOptions, Position};
