@@ -14,14 +14,28 @@
 //! | file | coarse operations |
 //! |---|---|
 //! | [`linear`] | `x · Wᵀ` with packed weights |
+//! | [`rms_norm`] | `rms_norm`, `rms_norm_columns` |
+//! | [`rope`] | `rope`, `rope_columns`: rotary positions |
+//! | [`attention`] | `latent_attention` (MLA), `grouped_attention` (MHA, GQA, MQA) |
+//! | [`swiglu`] | `silu(gate) · up` |
+//! | [`router`] | `route`: affinities, chosen experts, their weights |
+//! | [`experts`] | grouped SwiGLUs of a mixture, no padding |
+//! | [`head_cross_entropy`] | output head and loss without `[tokens, vocab]` |
 
 pub mod arithmetic;
+pub mod attention;
+pub mod experts;
+pub mod head_cross_entropy;
 pub mod indexing;
 pub mod linear;
 pub mod matmul;
 pub mod reduce;
+pub mod rms_norm;
+pub mod rope;
+pub mod router;
 pub mod rows;
 pub mod shape;
 pub mod softmax;
 mod strided;
+pub mod swiglu;
 pub mod unary;
