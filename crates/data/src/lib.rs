@@ -28,6 +28,7 @@
 mod chat;
 mod dataset;
 mod error;
+pub mod generate;
 mod loader;
 mod permutation;
 mod publish;
