@@ -44,6 +44,7 @@ enum Command {
     Bench(commands::bench::Args),
     Logits(commands::logits::Args),
     Score(commands::score::Args),
+    Data(commands::data::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => commands::bench::run(args),
         Command::Logits(args) => commands::logits::run(args),
         Command::Score(args) => commands::score::run(args),
+        Command::Data(args) => commands::data::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
