@@ -10,7 +10,8 @@ use super::{Lines, Side};
 
 /// Arithmetic problems with their reasoning, as conversations: one JSON object per line, with `messages`.
 ///
-/// + − × of numbers up to four digits, ÷ with remainder, and short stories, in English and Chinese. Problem number i
+/// Sums, differences and products of numbers up to four digits, division with remainder, and short stories, in English
+/// and Chinese. Problem number i
 /// depends on the seed and i alone. Operations are split by a hash of their operands: no training problem contains a
 /// held-out operation, and every held-out problem contains at least one.
 #[derive(clap::Args)]
