@@ -14,6 +14,7 @@
 //! | [`attention`] | MLA scores and values, MHA form (prefill) and MQA form (decode) |
 //! | [`rmsnorm`], [`rope`], `swiglu`, [`router`], [`combine`] | the small ones |
 //! | [`training`] | what a training step needs besides products, forward and backward |
+//! | [`attention_training`] | causal attention forward and backward, MLA, MHA, GQA and MQA |
 //! | [`encode`] | weights to blocks |
 //! | [`parallel`] | loops over pieces of slices, for callers without `unsafe` |
 //! | [`roofline`] | what the machine allows: bytes and operations per second |
@@ -29,6 +30,7 @@
 //! **Invariant:** every fast path is tested against `scalar.rs` over odd sizes.
 
 pub mod attention;
+pub mod attention_training;
 pub mod combine;
 mod compute;
 pub mod encode;

@@ -25,7 +25,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod layout;
-#[allow(dead_code, reason = "the training form of attention, which calls it, is being built")]
+#[allow(dead_code, reason = "attention_training packs operands itself; `block` packs them for others")]
 pub(crate) mod micro;
 mod pack;
 mod packed;
