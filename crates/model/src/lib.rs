@@ -25,6 +25,7 @@ pub mod accounting;
 mod batch;
 mod cache;
 pub mod config;
+pub mod differentiable;
 mod error;
 pub mod export;
 mod importance;
