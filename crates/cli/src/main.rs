@@ -43,6 +43,7 @@ enum Command {
     Quantize(commands::quantize::Args),
     Bench(commands::bench::Args),
     Logits(commands::logits::Args),
+    Gradients(commands::gradients::Args),
     Score(commands::score::Args),
     Data(commands::data::Args),
 }
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Logits(args) => commands::logits::run(args),
+        Command::Gradients(args) => commands::gradients::run(args),
         Command::Score(args) => commands::score::run(args),
         Command::Data(args) => commands::data::run(args),
     };

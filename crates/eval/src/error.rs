@@ -22,6 +22,11 @@ pub enum Error {
     )]
     Token { position: usize, token: u32, vocab_size: usize },
 
+    #[error(
+        "list {sequence} has {got} tokens, the first has {expected}; give lists of one length: they are one batch"
+    )]
+    UnequalLengths { sequence: usize, expected: usize, got: usize },
+
     #[error("sequence {sequence}: {source}")]
     Sequence { sequence: usize, source: fathom_model::Error },
 

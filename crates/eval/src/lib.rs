@@ -5,7 +5,7 @@
 //! [`compare`] runs two models over a text and says how far the second is from the first ([`Divergence`]), and
 //! where between the layers that begins; [`calibrate`] finds which columns of a model's matrices matter to a text.
 //! [`LogitsFile`] writes down everything a model computes on given tokens, so that two implementations can be
-//! compared number by number.
+//! compared number by number; [`write_gradients`] does the same for training.
 //!
 //! **Invariant:** every token is scored at most once, and only from tokens before it.
 //!
@@ -19,6 +19,7 @@ mod calibrate;
 mod compare;
 mod document;
 mod error;
+mod gradients;
 mod kl;
 mod logits;
 mod perplexity;
@@ -28,6 +29,7 @@ pub use calibrate::calibrate;
 pub use compare::{Comparison, compare};
 pub use document::Document;
 pub use error::{Error, Result};
+pub use gradients::write_gradients;
 pub use kl::{Divergence, LayerErrors};
 pub use logits::{Contents, Feeding, Form, LogitsFile, OnTokens};
 pub use perplexity::{OnProgress, Score, Windowing, perplexity};

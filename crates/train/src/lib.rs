@@ -1,2 +1,4 @@
 //! Weights move: optimizers, schedules, the loop.
+//!
+//! **Invariant:** never generates text: who wants samples hands in a closure.
 #![forbid(unsafe_code)]

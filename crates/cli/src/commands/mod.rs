@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod data;
 pub(crate) mod generate;
+pub(crate) mod gradients;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;

@@ -117,7 +117,8 @@ impl Mlp {
 
 impl Experts {
     fn forward(&self, tape: &Tape, pass: &Pass, x: &Var) -> (Var, Aside) {
-        let logits = x.linear(&tape.parameter(&self.gate));
+        // In f32 whatever the precision: a choice must not hang on rounding.
+        let logits = x.linear_f32(&tape.parameter(&self.gate));
         let bias = self.bias.as_ref().map(Parameter::value);
         let routed = logits.route(&self.router, bias.as_ref().map_or(&[], |bias| bias.values()));
         let dispatch = Rc::new(Dispatch::new(&routed.ids, self.router.experts));
