@@ -3,6 +3,10 @@
 //! Keys and values are read where the projections left them: a key is the part of its head, followed in MLA by the
 //! rotary part that all heads share.
 
+use fathom_kernels::attention_training::{
+    Attention, Gradients, Keys, KeysGradient, Saved as Results, Shape, backward, forward,
+};
+
 use crate::{Context, Ids, Tensor, Var};
 
 /// Sizes of one layer's attention.
@@ -107,11 +111,15 @@ impl Saved {
         assert!(tokens.is_multiple_of(self.shape.seq.max(1)), "attention of {q:?}");
         let mut shape = q.shape().to_vec();
         *shape.last_mut().expect("a width") = self.shape.heads * self.form.value;
-        let out = context.build(shape, |out| self.operands().forward(&context, out));
-        let (q_slot, slots) = (q.slot(), others.map(Var::slot));
+        let mut lse = context.build([tokens * self.shape.heads], |_| {});
+        let out = context.build(shape, |out| {
+            let lse = lse.values_mut().expect("a new buffer");
+            forward(context.compute(), &self.attention(&context), out, lse);
+        });
+        let (q_slot, slots, result) = (q.slot(), others.map(Var::slot), out.clone());
         q.tape().record(out, &[q, others[0], others[1]], move |dout, gradients| {
             let context = gradients.context().clone();
-            let [dq, first, second] = self.operands().backward(&context, &dout);
+            let [dq, first, second] = self.backward(&context, [&result, &lse, &dout]);
             gradients.add(&q_slot, dq);
             for (slot, gradient) in slots.iter().zip([first, second]) {
                 gradients.add(slot, gradient);
@@ -119,132 +127,45 @@ impl Saved {
         })
     }
 
-    fn operands(&self) -> Operands<'_> {
-        Operands {
-            seq: self.shape.seq,
-            heads: self.shape.heads,
-            scale: self.shape.scale,
-            documents: self.shape.documents.as_ref().map(Ids::values),
-            form: self.form,
+    fn attention<'a>(&'a self, context: &Context) -> Attention<'a> {
+        let Form { nope, rope, value, kv_heads } = self.form;
+        let (seq, heads) = (self.shape.seq, self.shape.heads);
+        let batch = self.q.rows().0 / seq.max(1);
+        let k = self.k.values();
+        Attention {
+            shape: Shape { batch, seq, heads, kv_heads, nope, rope, value },
             q: self.q.values(),
-            k: self.k.values(),
-            v: self.v.as_ref().map(Tensor::values),
-            rope: self.rope.as_ref().map(Tensor::values),
-        }
-    }
-}
-
-/// What a pass reads; `v` and `rope` as in [`Saved`].
-#[derive(Clone, Copy)]
-struct Operands<'a> {
-    seq: usize,
-    heads: usize,
-    scale: f32,
-    documents: Option<&'a [u32]>,
-    form: Form,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: Option<&'a [f32]>,
-    rope: Option<&'a [f32]>,
-}
-
-impl Operands<'_> {
-    fn first_visible(&self, token: usize) -> usize {
-        token / self.seq * self.seq + self.documents.map_or(0, |first| first[token] as usize)
-    }
-
-    fn query(&self, token: usize, head: usize) -> &[f32] {
-        let width = self.form.nope + self.form.rope;
-        &self.q[(token * self.heads + head) * width..][..width]
-    }
-
-    fn kv_head(&self, head: usize) -> usize {
-        head * self.form.kv_heads / self.heads
-    }
-
-    fn key_at(&self, token: usize, head: usize) -> usize {
-        let width = self.form.nope + if self.v.is_none() { self.form.value } else { 0 };
-        (token * self.form.kv_heads + self.kv_head(head)) * width
-    }
-
-    fn value_at(&self, token: usize, head: usize) -> usize {
-        match self.v {
-            None => self.key_at(token, head) + self.form.nope,
-            Some(_) => (token * self.form.kv_heads + self.kv_head(head)) * self.form.value,
+            keys: match (&self.rope, &self.v) {
+                (Some(rope), _) => Keys::Latent { kv: k, rope: rope.values() },
+                (None, Some(v)) => Keys::Separate { k, v: v.values() },
+                (None, None) => unreachable!("keys without shared part have values of their own"),
+            },
+            document: self.shape.documents.as_ref().map(Ids::values),
+            scale: self.shape.scale,
+            precision: context.precision(),
         }
     }
 
-    fn value(&self, token: usize, head: usize) -> &[f32] {
-        &self.v.unwrap_or(self.k)[self.value_at(token, head)..][..self.form.value]
+    /// Gradients of the queries, of the keys, and of the shared rotary key or the values.
+    fn backward(&self, context: &Context, [out, lse, dout]: [&Tensor; 3]) -> [Tensor; 3] {
+        let attention = self.attention(context);
+        let saved = Results { out: out.values(), lse: lse.values(), dout: dout.values() };
+        let buffer = |len: usize| context.build([len], |_| {});
+        let mut dq = buffer(self.q.elements());
+        let mut dk = buffer(self.k.elements());
+        let other = self.rope.as_ref().or(self.v.as_ref()).expect("one of them");
+        let mut second = buffer(other.elements());
+        let heads = if self.rope.is_some() { self.shape.heads } else { 0 };
+        let mut per_head = buffer(other.elements() * heads);
+        let [dq_values, dk_values, second_values, per_head] = [&mut dq, &mut dk, &mut second, &mut per_head]
+            .map(|buffer| buffer.values_mut().expect("a new buffer"));
+        let keys = match self.rope {
+            Some(_) => KeysGradient::Latent { dkv: dk_values, drope: second_values, per_head },
+            None => KeysGradient::Separate { dk: dk_values, dv: second_values },
+        };
+        backward(context.compute(), &attention, saved, Gradients { dq: dq_values, keys });
+        [dq, dk, second]
     }
-
-    fn probabilities(&self, token: usize, head: usize) -> Vec<f32> {
-        let (q_nope, q_rope) = self.query(token, head).split_at(self.form.nope);
-        let mut scores: Vec<f32> = (self.first_visible(token)..=token)
-            .map(|key| {
-                let rope = self
-                    .rope
-                    .map_or(0.0, |rope| dot(q_rope, &rope[key * self.form.rope..][..self.form.rope]));
-                let nope = &self.k[self.key_at(key, head)..][..self.form.nope];
-                (dot(q_nope, nope) + rope) * self.scale
-            })
-            .collect();
-        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        scores.iter_mut().for_each(|score| *score = (*score - largest).exp());
-        let sum: f32 = scores.iter().sum();
-        scores.iter_mut().for_each(|score| *score /= sum);
-        scores
-    }
-
-    fn forward(&self, context: &Context, out: &mut [f32]) {
-        let (heads, value) = (self.heads, self.form.value);
-        context.compute().for_pieces(out, value.max(1), |unit, out| {
-            let (token, head) = (unit / heads, unit % heads);
-            out.fill(0.0);
-            for (key, p) in (self.first_visible(token)..).zip(self.probabilities(token, head)) {
-                add_scaled(out, self.value(key, head), p);
-            }
-        });
-    }
-
-    fn backward(&self, context: &Context, dout: &Tensor) -> [Tensor; 3] {
-        let Form { nope, rope, value, .. } = self.form;
-        let (heads, scale) = (self.heads, self.scale);
-        let (mut dq, mut dk) = (vec![0.0; self.q.len()], vec![0.0; self.k.len()]);
-        let mut dv = vec![0.0; self.v.map_or(0, <[f32]>::len)];
-        let mut drope = vec![0.0; self.rope.map_or(0, <[f32]>::len)];
-        for unit in 0..dout.elements() / value.max(1) {
-            let (token, head) = (unit / heads, unit % heads);
-            let (first, dout) = (self.first_visible(token), &dout.values()[unit * value..][..value]);
-            let probabilities = self.probabilities(token, head);
-            let dp: Vec<f32> = (first..=token).map(|key| dot(dout, self.value(key, head))).collect();
-            let mean = dot(&dp, &probabilities);
-            let q = self.query(token, head);
-            let dq = &mut dq[unit * (nope + rope)..][..nope + rope];
-            for ((key, p), dp) in (first..).zip(&probabilities).zip(&dp) {
-                let ds = p * (dp - mean) * scale;
-                let (key_at, value_at) = (self.key_at(key, head), self.value_at(key, head));
-                add_scaled(&mut dq[..nope], &self.k[key_at..][..nope], ds);
-                add_scaled(&mut dk[key_at..][..nope], &q[..nope], ds);
-                let dv = if self.v.is_some() { &mut dv } else { &mut dk };
-                add_scaled(&mut dv[value_at..][..value], dout, *p);
-                if let Some(shared) = self.rope {
-                    add_scaled(&mut dq[nope..], &shared[key * rope..][..rope], ds);
-                    add_scaled(&mut drope[key * rope..][..rope], &q[nope..], ds);
-                }
-            }
-        }
-        let second = if self.v.is_some() { dv } else { drope };
-        [dq, dk, second].map(|gradient| context.tensor([gradient.len()], &gradient))
-    }
-}
-
-fn dot(x: &[f32], y: &[f32]) -> f32 {
-    x.iter().zip(y).map(|(x, y)| x * y).sum()
-}
-
-fn add_scaled(sum: &mut [f32], x: &[f32], factor: f32) {
-    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
 }
 
 #[cfg(test)]
