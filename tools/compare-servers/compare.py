@@ -91,6 +91,20 @@ def together(server, prompts, tokens, timeout):
     return time.perf_counter() - started, results
 
 
+def prefix_prompts(args, seed):
+    beginning = text_of(args.prefix_words, "prefix")
+    return [f"{beginning} {text_of(10, f'{seed}/{i}')}" for i in range(args.prefix_clients)]
+
+
+def warm(args):
+    """Shows every server the shared beginning, as often as there are clients: a slot may keep it for itself."""
+    for server in args.server:
+        server.complete(text_of(20, "warm"), 8, args.timeout)
+        if args.prefix_words:
+            server.complete(text_of(args.prefix_words, "prefix"), 1, args.timeout)
+            together(server, prefix_prompts(args, "warm"), 1, args.timeout)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("server", type=Server, nargs="+", metavar="NAME=URL[,KEY]")
@@ -101,16 +115,19 @@ def main():
                         help="words of the shared beginning (default 1700, about 2,000 tokens; 0: leave this out)")
     parser.add_argument("--prefix-clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--phase", choices=["all", "warm", "measure"], default="all",
+                        help="only warm the servers up, or only measure servers that are warm (default all)")
     parser.add_argument("--timeout", type=float, default=600)
     parser.add_argument("--json", help="write everything there")
     args = parser.parse_args()
     clients = [int(n) for n in args.clients.split(",")]
     samples = {}
-    seed = 0
-    for server in args.server:
-        server.complete(text_of(20, "warm"), 8, args.timeout)
-        if args.prefix_words:
-            server.complete(text_of(args.prefix_words, "prefix"), 1, args.timeout)
+    # Another run's prompts must not be found in a cache.
+    seed = time.time_ns()
+    if args.phase != "measure":
+        warm(args)
+    if args.phase == "warm":
+        return
     for round_number in range(args.rounds):
         order = args.server if round_number % 2 == 0 else args.server[::-1]
         for n in clients:
@@ -124,9 +141,7 @@ def main():
         if args.prefix_words:
             seed += 1
             for server in order:
-                beginning = text_of(args.prefix_words, "prefix")
-                prompts = [f"{beginning} {text_of(10, f'{seed}/{i}')}" for i in range(args.prefix_clients)]
-                _, results = together(server, prompts, 8, args.timeout)
+                _, results = together(server, prefix_prompts(args, seed), 8, args.timeout)
                 first = statistics.median(first for first, _ in results)
                 row = f"first token, s, x{args.prefix_clients}, shared prefix"
                 samples.setdefault(row, {}).setdefault(server.name, []).append(first)

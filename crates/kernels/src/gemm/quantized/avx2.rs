@@ -3,14 +3,18 @@
 //! `vpmaddubsw` adds two products in 16 bits and saturates. Codes of up to 6 bits cannot reach the limit
 //! (63 · 127 · 2); codes with offset 128 go in as magnitudes, and their signs into the activations
 //! (128 · 127 · 2), which makes the same integer sum.
+//!
+//! One to three rows multiply straight from the panels, prefetched 1 KiB ahead: unpacking would write each weight
+//! once for every time that it is used. More rows share an unpacked stretch.
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256,
-    _mm256_broadcastsi128_si256, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32,
-    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_shuffle_epi8, _mm256_sign_epi8,
-    _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_xor_si256,
+    __m256, __m256i, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_abs_epi8,
+    _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_storeu_si256, _mm256_xor_si256,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
@@ -22,6 +26,122 @@ const LANES: usize = PANEL / 2;
 
 /// Rows that share a pass over a panel.
 const STRIP: usize = 3;
+
+/// How far ahead of its use a weight line is prefetched, in bytes.
+const AHEAD: usize = 1024;
+
+/// Takes tiles of one to three rows; `false` for others.
+pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
+    match tile.rows {
+        1..=3 => with_format!(tile.format, F => by_panels::<F>(tile, block)),
+        _ => return false,
+    }
+    true
+}
+
+fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
+    // One row: two panels as parallel streams. More rows fill the registers with one.
+    let step = if tile.rows == 1 { 2 } else { 1 };
+    let mut panel = 0;
+    while panel < tile.panels {
+        let out = block[panel * PANEL..].as_mut_ptr();
+        let panels = step.min(tile.panels - panel);
+        // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; the dispatcher chose this ISA
+        // because the CPU has it.
+        unsafe {
+            match (tile.rows, panels) {
+                (1, 1) => rows::<F, 1, 1>(tile, panel, out),
+                (1, _) => rows::<F, 2, 1>(tile, panel, out),
+                (2, _) => rows::<F, 1, 2>(tile, panel, out),
+                _ => rows::<F, 1, 3>(tile, panel, out),
+            }
+        }
+        panel += panels;
+    }
+}
+
+/// `R` rows times `P` panels from `panel` on.
+///
+/// # Safety
+/// The tile has been checked; `out` is at the first row's block of `panel`; the CPU has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel: usize, out: *mut f32) {
+    let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
+    let wide = F::OFFSET_LOG2 == Some(7);
+    let quads = QUADS / per_run;
+    let mut sums = [[[_mm256_set1_ps(0.0); 2]; P]; R];
+    for chunk in 0..tile.cols / chunk_cols {
+        let chunk_at = panel * tile.panel_bytes + chunk * F::LAYOUT.chunk_bytes();
+        for run in 0..chunk_cols / RUN {
+            let col = chunk * chunk_cols + run * RUN;
+            // SAFETY: `Tile::check`; prefetches may point anywhere.
+            unsafe {
+                let at = |p: usize| tile.weights.as_ptr().add(chunk_at + p * tile.panel_bytes);
+                let run_at = |p: usize| at(p).add(F::SCALES.bytes() + run * F::CODES.run_bytes());
+                let x = |r: usize| tile.x.codes.as_ptr().add(r * tile.x.stride + col);
+                let head = |r: usize| &*tile.x.heads.as_ptr().add((r * tile.x.stride + col) / RUN);
+                for p in 0..P {
+                    for line in 0..F::CODES.run_bytes() / 64 {
+                        _mm_prefetch::<_MM_HINT_T0>(run_at(p).wrapping_add(AHEAD + 64 * line).cast());
+                    }
+                }
+                for half in 0..per_run {
+                    let mut dots = [[[_mm256_set1_epi32(0); 2]; P]; R];
+                    if !wide {
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            let minus = head(r).minus(per_run, half) * F::LAYOUT.offset();
+                            *dots = [[_mm256_set1_epi32(minus); 2]; P];
+                        }
+                    }
+                    for q in half * quads..(half + 1) * quads {
+                        for (p, side) in sides::<P>() {
+                            let code = quad::<F>(run_at(p).add(32 * side), q);
+                            for (r, dots) in dots.iter_mut().enumerate() {
+                                let x = x(r).add(4 * q).cast::<i32>().read_unaligned();
+                                let x = _mm256_set1_epi32(x);
+                                let four = if wide {
+                                    four_products::<true>(code, x)
+                                } else {
+                                    four_products::<false>(code, x)
+                                };
+                                dots[p][side] = _mm256_add_epi32(dots[p][side], four);
+                            }
+                        }
+                    }
+                    for (p, side) in sides::<P>() {
+                        let scale = scale::<F>(at(p), run, half, side);
+                        for r in 0..R {
+                            let scale = _mm256_mul_ps(scale, _mm256_set1_ps(head(r).scale));
+                            let dot = _mm256_cvtepi32_ps(dots[r][p][side]);
+                            sums[r][p][side] = _mm256_fmadd_ps(dot, scale, sums[r][p][side]);
+                        }
+                    }
+                }
+                if F::SCALES.minimum() {
+                    for (p, side) in sides::<P>() {
+                        let minimum = minimum::<F>(at(p), run, side);
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let x = _mm256_set1_ps(head(r).scaled_sum);
+                            sums[p][side] = _mm256_fnmadd_ps(minimum, x, sums[p][side]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        for (p, side) in sides::<P>() {
+            // SAFETY: rows of the block are `panels · 16` apart.
+            unsafe { _mm256_storeu_ps(out.add((r * tile.panels + p) * PANEL + LANES * side), sums[p][side]) };
+        }
+    }
+}
+
+/// The halves of `P` panels.
+#[inline(always)]
+fn sides<const P: usize>() -> impl Iterator<Item = (usize, usize)> {
+    (0..P).flat_map(|p| [(p, 0), (p, 1)])
+}
 
 pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     // SAFETY: the dispatcher chose this ISA because the CPU has it.
@@ -49,6 +169,10 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
                 unsafe {
                     let at =
                         chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes() + 32 * side);
+                    // A prefetch may point anywhere. Without it, waiting here is half of a prompt's time.
+                    for line in 0..F::CODES.run_bytes() / 64 * (1 - side) {
+                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * line).cast());
+                    }
                     for q in 0..QUADS {
                         let out = codes.as_mut_ptr().add(q * QUAD_BYTES + 32 * side);
                         _mm256_storeu_si256(out.cast(), quad::<F>(at, q));

@@ -185,6 +185,10 @@ fn few_rows(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) -> bool {
         avx512::few_rows(tile, block);
         return true;
     }
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx2 {
+        return avx2::few_rows(tile, block);
+    }
     false
 }
 
