@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     // A server reads first how it is to log.
     if !matches!(command, Command::Serve(_)) {
-        logging::start("warn", false);
+        logging::start("warn", false, None);
     }
     let result = match command {
         Command::Chat(args) => commands::chat::run(args),

@@ -94,6 +94,11 @@ impl App {
         &self.model_id
     }
 
+    /// What the operator set.
+    pub fn settings(&self) -> &ServerConfig {
+        &self.config
+    }
+
     /// The id of the key that a request came with.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> ApiResult<String> {
         let found = secret(headers).and_then(|secret| self.keys.find(secret));

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::Uri;
 use fathom_engine::{DiskCache, EngineOptions};
 use serde::Deserialize;
 
@@ -94,6 +95,10 @@ pub struct ServerConfig {
     pub tls_certificate: Option<PathBuf>,
     /// PEM file of its private key.
     pub tls_key: Option<PathBuf>,
+    /// Collector that traces are sent to by OTLP over HTTP, such as `http://127.0.0.1:4318`. Default none.
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests that are traced, unless the client's `traceparent` decides. Default 1.
+    pub otlp_sample_ratio: f64,
     /// How logs are written. Default `text`.
     pub log_format: LogFormat,
     /// Whether prompts are logged. Default false.
@@ -174,6 +179,8 @@ impl Default for ServerConfig {
             disk_cache_bytes: 8 << 30,
             tls_certificate: None,
             tls_key: None,
+            otlp_endpoint: None,
+            otlp_sample_ratio: 1.0,
             log_format: LogFormat::Text,
             log_prompts: false,
         }
@@ -213,6 +220,14 @@ impl ServerConfig {
         }
         if let Some(ms) = self.inter_token_latency_ms.filter(|ms| !(*ms > 0.0 && *ms <= 60_000.0)) {
             return Err(format!("`inter_token_latency_ms` is {ms}; allowed: above 0, up to 60000"));
+        }
+        if let Some(endpoint) = self.otlp_endpoint.as_ref().filter(|endpoint| !is_http(endpoint)) {
+            return Err(format!(
+                "`otlp_endpoint` is {endpoint:?}; give http://HOST:PORT, the base of a collector"
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.otlp_sample_ratio) {
+            return Err(format!("`otlp_sample_ratio` is {}; allowed: 0 to 1", self.otlp_sample_ratio));
         }
         if self.tls_certificate.is_some() != self.tls_key.is_some() {
             return Err("`tls_certificate` and `tls_key` belong together, and only one is set".to_owned());
@@ -260,6 +275,12 @@ impl ServerConfig {
     pub(crate) fn metrics_are_public(&self) -> bool {
         self.public_metrics.unwrap_or(self.listen.ip().is_loopback())
     }
+}
+
+/// Whether a text is an address without TLS: what the exporter can reach.
+fn is_http(endpoint: &str) -> bool {
+    let uri: Option<Uri> = endpoint.parse().ok();
+    uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some() && uri.query().is_none())
 }
 
 impl KeyConfig {

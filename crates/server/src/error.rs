@@ -59,6 +59,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// Traces cannot be sent.
+    #[error("`otlp_endpoint` {endpoint}: {reason}; correct it, or leave it out to send no traces")]
+    Traces {
+        /// The collector.
+        endpoint: String,
+        /// What the exporter said.
+        reason: String,
+    },
+
     /// The system has no random numbers.
     #[error("the system gives no random numbers: {0}; keys cannot be made")]
     Random(getrandom::Error),

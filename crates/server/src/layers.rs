@@ -142,6 +142,8 @@ mod tests {
         check(None, &[("FATHOM_SERVE_WAB", "true")], &[], &["FATHOM_SERVE_WAB", "unknown field `wab`"]);
         check(None, &[], &[("keep_alive_s", "0")], &["flag keep_alive_s", "`keep_alive_s` is 0", "above 0"]);
         check(None, &[], &[("tls_key", "a.pem")], &["`tls_certificate` and `tls_key`"]);
+        check(None, &[], &[("otlp_endpoint", "https://x")], &["`otlp_endpoint`", "http://HOST:PORT"]);
+        check(None, &[], &[("otlp_sample_ratio", "2")], &["`otlp_sample_ratio` is 2", "0 to 1"]);
         check(None, &[], &[("max_choices", "1\nweb = false")], &["`max_choices`"]);
     }
 }

@@ -49,6 +49,7 @@ mod routes;
 mod run;
 mod sse;
 mod tls;
+mod traces;
 mod web;
 
 pub use admission::{Account, Admission, Caller, Demand, Refusal, Usage};
@@ -58,3 +59,4 @@ pub use error::{Error, Result};
 pub use keys::{Keys, NewKey};
 pub use listen::{Bound, serve};
 pub use openapi::description;
+pub use traces::{TRACES, Traces};

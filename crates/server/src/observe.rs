@@ -8,9 +8,11 @@ use axum::http::header::{HeaderName, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::identity::random_id;
+use crate::traces;
 
 pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
@@ -19,8 +21,10 @@ pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let method = request.method().clone();
     // Where a head states chunks and a length, proxies and servers may disagree about where the next request begins.
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = next.run(request).await;
+    let span = traces::request_span(method.as_str(), &route, &id, request.headers());
+    let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
+    traces::record_status(&span, status);
     app.metrics.request(&route, status);
     let ms = begun.elapsed().as_millis() as u64;
     // The end of an answer that streams is later; the metrics know of it.

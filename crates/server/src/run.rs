@@ -17,6 +17,7 @@ use crate::api_error::ApiResult;
 use crate::app::App;
 use crate::config::Isolation;
 use crate::metrics::Metrics;
+use crate::traces;
 
 /// What is to be answered.
 pub(crate) struct Job {
@@ -86,6 +87,7 @@ impl Run {
                     arrived: job.arrived,
                     last_token: None,
                     counts_prompt: i == 0,
+                    span: traces::answer_span(&demand, app.model_id()),
                     usage: Usage::default(),
                     settled: false,
                 };
@@ -167,6 +169,7 @@ struct Watch {
     arrived: Instant,
     last_token: Option<Instant>,
     counts_prompt: bool,
+    span: tracing::Span,
     usage: Usage,
     settled: bool,
 }
@@ -193,6 +196,8 @@ impl Watch {
                 self.usage.completion_tokens += 1;
             }
             Update::Finished(finished) => {
+                // It ends here, before the client can know: a server that stops next still sends it.
+                traces::record_answer(&std::mem::replace(&mut self.span, tracing::Span::none()), finished);
                 if self.counts_prompt {
                     self.usage.prompt_tokens = finished.prompt_tokens;
                 }

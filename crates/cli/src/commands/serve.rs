@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use fathom_engine::{Engine, Language, eos_token_ids};
-use fathom_server::{App, Bound, Keys, LogFormat, ServerConfig, Words, serve};
+use fathom_server::{App, Bound, Keys, LogFormat, ServerConfig, Traces, Words, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::model_args::{ModelArgs, read_config};
@@ -62,7 +62,14 @@ impl Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let settings = args.settings()?;
-    logging::start("info", settings.log_format == LogFormat::Json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Prompts are encoded and grammars compiled here: as many as there are processors are of use.
+        .max_blocking_threads(8)
+        .build()
+        .context("no threads for connections")?;
+    let traces = Traces::start(&settings, runtime.handle())?;
+    logging::start("info", settings.log_format == LogFormat::Json, traces.as_ref());
     let dir = &args.model.model;
     let config = read_config(dir)?;
     let language = Language::open(dir)?;
@@ -82,12 +89,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if let Some(token) = admin_token {
         println!("made an admin token, shown only now: {token}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        // Prompts are encoded and grammars compiled here: as many as there are processors are of use.
-        .max_blocking_threads(8)
-        .build()
-        .context("no threads for connections")?;
 
     let speculates = settings.speculation.is_some_and(|sequences| sequences > 0);
     let model = args.model.load(speculates)?;
@@ -103,8 +104,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         println!("serving {} on {}", without_controls(app.model_id()), bound.url()?);
         let stop = stop_signal()?;
         serve(app, bound, stop).await;
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+    if let Some(traces) = traces {
+        traces.stop();
+    }
+    Ok(())
 }
 
 /// Ready after the first SIGTERM or Ctrl-C; the second ends the program.
