@@ -46,6 +46,7 @@ enum Command {
     Gradients(commands::gradients::Args),
     Score(commands::score::Args),
     Data(commands::data::Args),
+    Report(commands::report::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Gradients(args) => commands::gradients::run(args),
         Command::Score(args) => commands::score::run(args),
         Command::Data(args) => commands::data::run(args),
+        Command::Report(args) => commands::report::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,3 +2,6 @@
 //!
 //! **Invariant:** never generates text: who wants samples hands in a closure.
 #![forbid(unsafe_code)]
+
+pub mod metrics;
+pub mod report;

@@ -8,6 +8,7 @@ pub(crate) mod gradients;
 pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod quantize;
+pub(crate) mod report;
 pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod synth;
