@@ -1,8 +1,7 @@
 //! `run.toml`: everything that decides a run, in one file.
 //!
 //! [`RunConfig::read`] parses, applies `--set`, and checks what can be checked without the data and the model
-//! (`check.rs`); what needs them is checked by [`crate::Run`] before the first step. `docs/guides/training.md` explains
-//! every key.
+//! (`check.rs`); what needs them is for the loop to check before its first step.
 
 mod batch;
 mod check;

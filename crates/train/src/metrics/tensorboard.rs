@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(masked_crc32c(&[0; 32]), 0x0fd7_fffa);
     }
 
-    /// TensorBoard's own writer gives the same bytes, and its reader reads them (checked with 2.21).
+    /// TensorBoard's own writer gives the same bytes (made with 2.21).
     #[test]
     fn a_file_is_byte_for_byte_what_tensorboard_writes() {
         let bytes = [

@@ -1,7 +1,7 @@
 //! Integer arithmetic with its reasoning: + − × of up to four digits, ÷ with remainder, and short stories.
 //!
 //! A problem is one conversation: a question in English or Chinese, and an answer that thinks inside `<think>…</think>`
-//! ([`reasoning`] tells how) and then says the number. A problem whose operations are all on the training side of the
+//! (`reasoning.rs` tells how) and then says the number. A problem whose operations are all on the training side of the
 //! split ([`Expression::split`]) is a training problem; every other is held out. So no held-out problem, and no
 //! commuted twin of one, is ever seen in training.
 
