@@ -51,6 +51,7 @@ fn check(name: &str, losses: [f32; 6], norms: [f64; 5]) {
     }
     let last = loss();
     assert!((last - losses[5]).abs() <= 5e-4, "{name}: loss {last} after five steps, {}", losses[5]);
+    // V3's parameters are left out of the fixture, which has to stay small: its six losses and five norms stand for them.
     // The goldens' README: 99.9 % of elements agree to about 3e-7, single ones near Adam's eps differ by up to 1e-4.
     let values: HashMap<String, Vec<f32>> =
         model.named_values().iter().map(|named| (named.name.clone(), named.values().to_vec())).collect();
@@ -63,6 +64,7 @@ fn check(name: &str, losses: [f32; 6], norms: [f64; 5]) {
             (count, far) = (count + 1, far + usize::from(error > 2e-6));
         }
     }
+    assert!(count > 0 || name == "tiny-v3", "{name}: the fixture has parameters");
     assert!(far * 1000 <= count * 2, "{name}: {far} of {count} numbers are more than 2e-6 off");
 }
 

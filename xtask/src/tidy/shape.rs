@@ -8,7 +8,7 @@ const LINES_MAX: usize = 600;
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "common", "misc"];
 /// Fixtures travel with every clone.
-const FIXTURE_BYTES_MAX: u64 = 28_000_000;
+const FIXTURE_BYTES_MAX: u64 = 20_000_000;
 
 pub(super) fn check(path: &str, text: &str) -> Vec<Violation> {
     let mut found = Vec::new();
