@@ -46,6 +46,9 @@ enum Command {
     Gradients(commands::gradients::Args),
     Score(commands::score::Args),
     Data(commands::data::Args),
+    Train(commands::train::Args),
+    Sft(commands::train::SftArgs),
+    Merge(commands::merge::Args),
     Report(commands::report::Args),
 }
 
@@ -68,6 +71,9 @@ fn main() -> ExitCode {
         Command::Gradients(args) => commands::gradients::run(args),
         Command::Score(args) => commands::score::run(args),
         Command::Data(args) => commands::data::run(args),
+        Command::Train(args) => commands::train::run(args),
+        Command::Sft(args) => commands::train::run_sft(args),
+        Command::Merge(args) => commands::merge::run(args),
         Command::Report(args) => commands::report::run(args),
     };
     match result {

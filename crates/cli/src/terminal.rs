@@ -51,6 +51,10 @@ impl LateBar {
         Self::new(message, "{pos}/{len} tokens")
     }
 
+    pub(crate) fn of_tensors(message: &'static str) -> Self {
+        Self::new(message, "{pos}/{len} tensors")
+    }
+
     pub(crate) fn of_bytes(message: &'static str) -> Self {
         Self::new(message, "{bytes}/{total_bytes} {bytes_per_sec}")
     }

@@ -9,7 +9,7 @@
 //! # use fathom_data::{Dataset, Loader, LoaderOptions, Verify};
 //! # fn main() -> fathom_data::Result<()> {
 //! let dataset = Dataset::open("data".as_ref(), Verify::Content)?;
-//! let mut loader = Loader::new(&dataset, LoaderOptions { batch: 8, seq: 512, seed: 1, shuffle: true })?;
+//! let mut loader = Loader::new(&dataset, LoaderOptions { batch: 8, seq: 512, seed: 1, shuffle: true, learn_cut_documents: true })?;
 //! let batch = loader.next_batch()?; // tokens [8, 513]
 //! let position = loader.position(); // goes into the checkpoint
 //! loader.seek(&position)?;

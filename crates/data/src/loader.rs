@@ -21,6 +21,8 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// Whether rows come in a random order, another one in each epoch; otherwise in that of the files.
     pub shuffle: bool,
+    /// Whether what is left of a document that began before its row counts in the loss.
+    pub learn_cut_documents: bool,
 }
 
 /// Rows for one step.
@@ -40,17 +42,24 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn read(split: &Split, rows: &[u64], seq: usize) -> Result<Self> {
+    pub(crate) fn read(split: &Split, rows: &[u64], seq: usize, learn_cut: bool) -> Result<Self> {
         let batch = rows.len();
         let mut tokens = vec![0; batch * (seq + 1)];
         let mut document = vec![0; batch * seq];
-        let mut loss_mask = split.is_masked().then(|| vec![false; batch * seq]);
+        let mut loss_mask = (split.is_masked() || !learn_cut).then(|| vec![true; batch * seq]);
         for (index, row) in rows.iter().enumerate() {
             let start = row * seq as u64;
             split.read(start, &mut tokens[index * (seq + 1)..][..seq + 1])?;
             split.read_documents(start, &mut document[index * seq..][..seq]);
-            if let Some(mask) = &mut loss_mask {
-                split.read_mask(start + 1, &mut mask[index * seq..][..seq]);
+            let Some(mask) = &mut loss_mask else { continue };
+            let mask = &mut mask[index * seq..][..seq];
+            if split.is_masked() {
+                split.read_mask(start + 1, mask);
+            }
+            if !learn_cut && !split.begins_document(start) {
+                let row = document[index * seq..][..seq].iter();
+                let cut = mask.iter_mut().zip(row).take_while(|(_, first)| **first == 0);
+                cut.for_each(|(learn, _)| *learn = false);
             }
         }
         Ok(Self { tokens, batch, seq, document, loss_mask })
@@ -101,7 +110,8 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Batch> {
         let end = self.rows + self.options.batch as u64;
         let rows: Vec<u64> = (self.rows..end).map(|row| self.row(row)).collect();
-        let batch = Batch::read(self.dataset.train(), &rows, self.options.seq)?;
+        let batch =
+            Batch::read(self.dataset.train(), &rows, self.options.seq, self.options.learn_cut_documents)?;
         self.rows = end;
         Ok(batch)
     }

@@ -33,6 +33,6 @@ impl Iterator for ValidationBatches {
         let end = (self.next + self.batch).min(self.rows);
         let rows: Vec<u64> = (self.next..end).collect();
         self.next = end;
-        (!rows.is_empty()).then(|| Batch::read(self.dataset.validation(), &rows, self.seq))
+        (!rows.is_empty()).then(|| Batch::read(self.dataset.validation(), &rows, self.seq, true))
     }
 }

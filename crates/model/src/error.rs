@@ -55,6 +55,11 @@ pub enum Error {
     #[error("cancelled; nothing was written")]
     Cancelled,
 
+    #[error(
+        "no linear map of this model is named {module:?}, so it can have no adapter; choose from {}", known.join(", ")
+    )]
+    NoSuchModule { module: String, known: Vec<String> },
+
     #[error(transparent)]
     Checkpoint(#[from] fathom_checkpoint::Error),
 

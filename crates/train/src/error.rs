@@ -53,6 +53,15 @@ pub enum Error {
     #[error("{}: the state of {tensor:?} is {got}, expected {expected}", file.display())]
     State { file: PathBuf, tensor: String, expected: String, got: String },
 
+    #[error("{}: these are no adapters to merge: {reason}", path.display())]
+    Adapter { path: PathBuf, reason: String },
+
+    #[error(transparent)]
+    Data(#[from] fathom_data::Error),
+
+    #[error(transparent)]
+    Metrics(#[from] crate::metrics::Error),
+
     #[error(transparent)]
     Checkpoint(#[from] fathom_checkpoint::Error),
 

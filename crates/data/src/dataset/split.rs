@@ -140,6 +140,12 @@ impl Split {
         }
     }
 
+    /// Whether a document begins with token `index`.
+    pub(crate) fn begins_document(&self, index: u64) -> bool {
+        self.pieces(index..index + 1)
+            .any(|(shard, range)| self.shards[shard].starts_in(range).next().is_some())
+    }
+
     /// The shards that hold `tokens`, and which of their own tokens these are.
     fn pieces(&self, tokens: Range<u64>) -> impl Iterator<Item = (usize, Range<u64>)> {
         assert!(tokens.end <= self.tokens(), "{tokens:?} of {}", self.tokens());

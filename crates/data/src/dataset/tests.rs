@@ -48,7 +48,8 @@ fn broken(verify: Verify, damage: impl FnOnce(&Path), parts: &[&str]) {
     let error = match Dataset::open(scratch.path(), verify) {
         Err(error) => error,
         Ok(dataset) => {
-            let options = LoaderOptions { batch: 20, seq: 30, seed: 1, shuffle: false };
+            let options =
+                LoaderOptions { batch: 20, seq: 30, seed: 1, shuffle: false, learn_cut_documents: true };
             Loader::new(&dataset, options).unwrap().next_batch().expect_err("it is broken")
         }
     };

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::path::Path;
 
 fn options(batch: usize, seq: usize) -> LoaderOptions {
-    LoaderOptions { batch, seq, seed: 7, shuffle: true }
+    LoaderOptions { batch, seq, seed: 7, shuffle: true, learn_cut_documents: true }
 }
 
 fn of_lengths(directory: &Path, lengths: &[usize]) -> Dataset {

@@ -3,15 +3,17 @@
 //! [`DifferentiableModel`] holds the parameters of a [`Config`] under their checkpoint names (experts of a layer stacked)
 //! and computes losses of a [`Batch`]. Attention runs in MHA mode (V2 §2.1.3 without absorption): latents are expanded and
 //! nothing is cached. Read it top-down: this file (the pass), `attention.rs`, `feed_forward.rs`, `mtp.rs`,
-//! `balance.rs` (the terms that keep experts busy), `parameters.rs` (names, values, checkpoints).
+//! `balance.rs` (the terms that keep experts busy), `parameters.rs` (names and values), `adapters.rs` (LoRA), `save.rs`.
 //!
 //! A test demands the logits of the serving form, and the gradients of transformers.
 
+mod adapters;
 mod attention;
 mod balance;
 mod feed_forward;
 mod mtp;
 mod parameters;
+mod save;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +25,7 @@ use fathom_tensor::ops::rope::Rotary;
 use fathom_tensor::{Context, Ids, Parameter, Tape, Tensor, Var};
 
 use crate::{Config, Error, Result};
+pub use adapters::{ADAPTER_WEIGHTS, AdapterOptions, PEFT_PREFIX};
 use attention::Attention;
 pub use balance::Balance;
 use feed_forward::FeedForward;
@@ -124,7 +127,7 @@ impl DifferentiableModel {
     /// # Errors
     /// None yet: configurations are checked when they are parsed.
     pub fn random(config: Config, context: &Context, init_std: f32, seed: u64) -> Result<Self> {
-        Self::build(config, context, &Origin::Random { init_std, seed })
+        Self::build(config, context, &Origin::Random { init_std, seed }, None)
     }
 
     /// The model in a checkpoint directory; MTP layers too, if `mtp`.
@@ -132,17 +135,35 @@ impl DifferentiableModel {
     /// # Errors
     /// As [`crate::Model::load`].
     pub fn load(directory: &std::path::Path, context: &Context, mtp: bool) -> Result<Self> {
+        Self::load_with(directory, context, mtp, None)
+    }
+
+    /// As [`DifferentiableModel::load`], with adapters beside weights that stand still.
+    ///
+    /// # Errors
+    /// As there; a module that no linear map has.
+    pub fn load_with(
+        directory: &std::path::Path,
+        context: &Context,
+        mtp: bool,
+        adapters: Option<AdapterOptions>,
+    ) -> Result<Self> {
         let mut config = Config::read(directory)?;
         let checkpoint = config.open_checkpoint(directory)?;
         crate::manifest::check(&config, &checkpoint, mtp)?;
         if !mtp {
             config.num_nextn_predict_layers = 0;
         }
-        Self::build(config, context, &Origin::Checkpoint(&checkpoint))
+        Self::build(config, context, &Origin::Checkpoint(&checkpoint), adapters)
     }
 
-    fn build(config: Config, context: &Context, origin: &Origin<'_>) -> Result<Self> {
-        let mut store = Store::new(context.clone(), &config);
+    fn build(
+        config: Config,
+        context: &Context,
+        origin: &Origin<'_>,
+        adapters: Option<AdapterOptions>,
+    ) -> Result<Self> {
+        let mut store = Store::new(context.clone(), &config, adapters);
         let embedding = store.parameter(origin, fathom_checkpoint::names::EMBED_TOKENS)?;
         let layers = (0..config.num_hidden_layers)
             .map(|layer| Layer::build(&config, &mut store, origin, layer).map(Rc::new))
@@ -155,6 +176,7 @@ impl DifferentiableModel {
         let mtp = (config.num_hidden_layers..config.layers_with_mtp())
             .map(|layer| MtpLayer::build(&config, &mut store, origin, layer))
             .collect::<Result<_>>()?;
+        store.finish()?;
         Ok(Self { config, context: context.clone(), store, embedding, layers, norm, head, mtp })
     }
 
@@ -249,6 +271,31 @@ impl DifferentiableModel {
         }
         let expert_tokens = asides.into_iter().filter_map(|aside| aside.expert_tokens).collect();
         Ok(Losses { total, main: main_loss, mtp, per_token: main.losses, balance, expert_tokens })
+    }
+
+    /// Where a pass over `tokens [batch, seq]` first meets a NaN or an infinity: the weight that holds one, or the layer
+    /// that makes one. `None` if all is finite up to the final norm.
+    ///
+    /// # Errors
+    /// As [`DifferentiableModel::losses`].
+    pub fn first_not_finite(&self, tokens: &[u32], batch: usize) -> Result<Option<String>> {
+        let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+        if let Some(named) = self.named_values().iter().find(|named| !finite(named.values())) {
+            return Ok(Some(format!("the weight {}", named.name)));
+        }
+        let tape = Tape::without_gradients(&self.context);
+        let seq = tokens.len() / batch.max(1);
+        self.check(tokens, seq)?;
+        let pass = self.pass(batch, seq, None, Balance::NONE);
+        let ids = Ids::new([tokens.len()], tokens.to_vec());
+        let mut hidden = tape.parameter(&self.embedding).gather_rows(&ids);
+        for (index, layer) in self.layers.iter().enumerate() {
+            hidden = layer.run(&tape, &pass, &hidden, false).0;
+            if !finite(hidden.value().values()) {
+                return Ok(Some(format!("the output of layer {index} (model.layers.{index})")));
+            }
+        }
+        Ok(None)
     }
 
     /// Hidden states after the final norm, `[batch · seq, hidden]`.

@@ -7,6 +7,7 @@ use fathom_tensor::{Context, Parameter, Tape, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::adapters::{self, Adapter, AdapterOptions};
 use crate::manifest;
 use crate::{Config, Result};
 
@@ -46,12 +47,36 @@ pub(super) struct Store {
     buffers: Vec<Parameter>,
     /// The tensors that a stacked parameter stands for.
     members: HashMap<String, Vec<String>>,
+    /// What adapters are asked for, those that there are, and the modules of all linear maps.
+    adapter_options: Option<AdapterOptions>,
+    adapters: Vec<Parameter>,
+    modules: Vec<String>,
 }
 
 impl Store {
-    pub(super) fn new(context: Context, config: &Config) -> Self {
+    pub(super) fn new(context: Context, config: &Config, adapter_options: Option<AdapterOptions>) -> Self {
         let shapes = manifest::tensors(config).into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        Self { context, shapes, parameters: Vec::new(), buffers: Vec::new(), members: HashMap::new() }
+        Self {
+            context,
+            shapes,
+            parameters: Vec::new(),
+            buffers: Vec::new(),
+            members: HashMap::new(),
+            adapter_options,
+            adapters: Vec::new(),
+            modules: Vec::new(),
+        }
+    }
+
+    /// To be called when everything has been asked for: with adapters, all else stands still.
+    pub(super) fn finish(&self) -> Result<()> {
+        let Some(options) = &self.adapter_options else { return Ok(()) };
+        self.parameters.iter().for_each(|parameter| parameter.set_trainable(false));
+        adapters::check_targets(options, &self.modules)
+    }
+
+    pub(super) fn adapters(&self) -> &[Parameter] {
+        &self.adapters
     }
 
     pub(super) fn parameters(&self) -> &[Parameter] {
@@ -94,7 +119,17 @@ impl Store {
     pub(super) fn linear(&mut self, origin: &Origin<'_>, name: &str, bias: bool) -> Result<Linear> {
         let weight = self.parameter(origin, name)?;
         let bias = bias.then(|| self.parameter(origin, &names::bias_name(name))).transpose()?;
-        Ok(Linear { weight, bias })
+        let module = adapters::module_of(name).to_owned();
+        let adapter = match &self.adapter_options {
+            Some(options) if options.target_modules.contains(&module) => {
+                let adapter = Adapter::new(&self.context, &weight, options);
+                self.adapters.extend(adapter.parameters());
+                Some(adapter)
+            }
+            _ => None,
+        };
+        self.modules.push(module);
+        Ok(Linear { weight, bias, adapter })
     }
 
     /// The values of some tensors one after the other.
@@ -154,7 +189,7 @@ impl Store {
 }
 
 /// Normal numbers of a stream of the tensor's own (Box and Muller), so that a value depends on seed, name and place.
-fn normal(name: &str, seed: u64, std: f32, values: &mut [f32]) {
+pub(super) fn normal(name: &str, seed: u64, std: f32, values: &mut [f32]) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -173,13 +208,17 @@ fn normal(name: &str, seed: u64, std: f32, values: &mut [f32]) {
 pub(super) struct Linear {
     weight: Parameter,
     bias: Option<Parameter>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
     pub(super) fn forward(&self, tape: &Tape, x: &Var) -> Var {
-        let y = x.linear(&tape.parameter(&self.weight));
-        match &self.bias {
-            Some(bias) => y.add(&tape.parameter(bias)),
+        let mut y = x.linear(&tape.parameter(&self.weight));
+        if let Some(bias) = &self.bias {
+            y = y.add(&tape.parameter(bias));
+        }
+        match &self.adapter {
+            Some(adapter) => y.add(&adapter.forward(tape, x)),
             None => y,
         }
     }

@@ -145,6 +145,11 @@ fn extras(config: &RunConfig, check: &Check<'_>) -> Result<()> {
     }
     check.share("balance.bias_update_until", balance.bias_update_until)?;
     check.share("mtp.switch", config.mtp.switch)?;
+    check.that(!config.data.path.is_empty(), "data.path", || "the list is empty".to_owned())?;
+    if let Some(validation) = config.data.validation {
+        let words = "a share of the conversations, from 0 to below 1";
+        check.number("data.validation", validation, (0.0..1.0).contains(&validation), words)?;
+    }
     check.positive("trouble.spike_deviations", config.trouble.spike_deviations)?;
     if let Some(ema) = &config.ema {
         check.decay("ema.decay", ema.decay)?;

@@ -95,17 +95,21 @@ pub enum Dtype {
     Bf16,
 }
 
-/// Prepared token shards (`fathom data prepare`), or conversations for `fathom sft`.
+/// Prepared token shards (`fathom data prepare`), or files of conversations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Directory of shards; for `sft` a JSONL file of `messages`.
-    pub path: PathBuf,
-    /// The same for validation.
-    pub validation: Option<PathBuf>,
-    /// Whether a token sees only its own document (V4), or all that stands before it in the sequence (V3).
-    #[serde(default)]
-    pub document_mask: bool,
+    /// One directory of shards, or JSONL files of `messages`, which become tokens at the start of the run.
+    #[serde(deserialize_with = "one_or_many")]
+    pub path: Vec<PathBuf>,
+    /// The share of conversations that is kept for validation; prepared data has its own validation split.
+    pub validation: Option<f64>,
+    /// Whether a token sees only its own document (V4; the default of `sft`), or all that stands before it in the
+    /// sequence (V3; the default of `train`).
+    pub document_mask: Option<bool>,
+    /// Whether the rest of a document is learnt whose beginning is in another sequence (the default of `train`), or only
+    /// what stands behind its whole context (the default of `sft`).
+    pub learn_cut_documents: Option<bool>,
     /// Whether windows come in random order.
     #[serde(default = "defaults::yes")]
     pub shuffle: bool,
@@ -123,12 +127,10 @@ pub struct Balance {
     pub sequence: f64,
     /// α1 of the expert-level loss (V2 eq. 23-25: 0.003).
     pub expert: f64,
-    /// α2 of the device-level loss (V2 eq. 26-28: 0.05); needs `devices`.
+    /// α2 of the device-level loss (V2 eq. 26-28: 0.05); devices are the model's expert groups (`n_group`).
     pub device: f64,
-    /// α3 of the communication loss (V2 eq. 29-31: 0.02); needs `devices`.
+    /// α3 of the communication loss (V2 eq. 29-31: 0.02), of the same devices.
     pub communication: f64,
-    /// Groups of experts that the last two count, if not the configuration's `n_group`.
-    pub devices: Option<usize>,
 }
 
 impl Default for Balance {
@@ -140,7 +142,6 @@ impl Default for Balance {
             expert: 0.0,
             device: 0.0,
             communication: 0.0,
-            devices: None,
         }
     }
 }
@@ -297,6 +298,22 @@ impl Lora {
     }
 }
 
+/// A path, or a list of them.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path, or a list of paths")]
+    enum Paths {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(match Paths::deserialize(deserializer)? {
+        Paths::One(path) => vec![path],
+        Paths::Many(paths) => paths,
+    })
+}
+
 mod defaults {
     pub(super) fn init_std() -> f64 {
         0.006
@@ -342,8 +359,7 @@ impl RunConfig {
     /// Makes relative paths start at `base`.
     fn resolve(&mut self, base: &Path) {
         let at = |path: &mut PathBuf| *path = base.join(&*path);
-        at(&mut self.data.path);
-        self.data.validation.iter_mut().for_each(at);
+        self.data.path.iter_mut().for_each(at);
         self.out.iter_mut().for_each(at);
         self.model.paths_mut().for_each(at);
     }

@@ -11,7 +11,7 @@ preset = "v2-lite"
 
 [data]
 path = "data"
-validation = "held-out"
+validation = 0.01
 
 [batch]
 sequences = 8
