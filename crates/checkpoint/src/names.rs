@@ -30,6 +30,10 @@ pub enum Attention {
     KvBProj,
     /// `[hidden, heads * v]`
     OProj,
+    /// `[key heads * head_dim, hidden]`: MHA, GQA and MQA only, as [`Self::VProj`].
+    KProj,
+    /// `[key heads * head_dim, hidden]`
+    VProj,
 }
 
 /// The three matrices of a SwiGLU.
@@ -44,7 +48,7 @@ pub enum Ffn {
 }
 
 impl Attention {
-    /// All of them, in the order of the data flow.
+    /// Those of MLA, in the order of the data flow.
     pub const ALL: [Self; 8] = [
         Self::QProj,
         Self::QAProj,
@@ -66,6 +70,8 @@ impl Attention {
             Self::KvALayernorm => "kv_a_layernorm",
             Self::KvBProj => "kv_b_proj",
             Self::OProj => "o_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
         }
     }
 }

@@ -29,6 +29,12 @@ pub enum Error {
     UnsupportedModelType { file: PathBuf, got: String },
 
     #[error(
+        "{}: model_type \"deepseek\" (MHA, GQA or MQA) can be trained and saved, but Fathom does not run it; it runs \
+         deepseek_v2 and deepseek_v3", file.display()
+    )]
+    NotServed { file: PathBuf },
+
+    #[error(
         "{}: {count} tensors that this configuration does not have, the first is {first:?}: is config.json of the \
          same model?", path.display()
     )]

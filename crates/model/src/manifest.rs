@@ -203,6 +203,9 @@ impl List<'_> {
 
     fn attention(&mut self, names: Layer, whole: Option<Part>) {
         let config = self.config;
+        if config.model_type == ModelType::Deepseek {
+            return self.grouped_attention(names, whole);
+        }
         let (hidden, queries) = (config.hidden_size, config.num_attention_heads * config.qk_head_dim());
         let values = config.num_attention_heads * config.v_head_dim;
         let part = whole.unwrap_or(Part::Attention);
@@ -229,6 +232,26 @@ impl List<'_> {
             self.plain(names.attention(Attention::QALayernorm), [rank], norms);
         }
         self.plain(names.attention(Attention::KvALayernorm), [config.kv_lora_rank], norms);
+    }
+
+    /// MHA, GQA and MQA.
+    fn grouped_attention(&mut self, names: Layer, whole: Option<Part>) {
+        let config = self.config;
+        let width = |heads: usize| heads * config.v_head_dim;
+        let (queries, keys) = (width(config.num_attention_heads), width(config.num_key_value_heads));
+        let hidden = config.hidden_size;
+        for (tensor, rows, cols) in [
+            (Attention::QProj, queries, hidden),
+            (Attention::KProj, keys, hidden),
+            (Attention::VProj, keys, hidden),
+            (Attention::OProj, hidden, queries),
+        ] {
+            let part = whole.unwrap_or(Part::Attention);
+            self.push(names.attention(tensor), [rows, cols], part, Storage::Projection);
+            if config.attention_bias {
+                self.plain(names.attention_bias(tensor), [rows], part);
+            }
+        }
     }
 
     fn mlp(&mut self, name: impl Fn(Ffn) -> String, width: usize, bias: bool, part: Part) {

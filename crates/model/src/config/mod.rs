@@ -7,13 +7,14 @@
 
 mod fields;
 pub mod gguf;
+mod json;
 mod parse;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fathom_checkpoint::gguf::is_gguf;
 use fathom_checkpoint::{Checkpoint, Plan};
@@ -29,6 +30,9 @@ pub enum ModelType {
     DeepseekV2,
     /// V3, R1, V3.1.
     DeepseekV3,
+    /// DeepSeek-LLM and DeepSeekMoE: MHA, GQA or MQA instead of MLA. What comparisons are trained on; trained and
+    /// saved, not served.
+    Deepseek,
 }
 
 impl ModelType {
@@ -37,6 +41,7 @@ impl ModelType {
         match self {
             ModelType::DeepseekV2 => "deepseek_v2",
             ModelType::DeepseekV3 => "deepseek_v3",
+            ModelType::Deepseek => "deepseek",
         }
     }
 }
@@ -52,10 +57,15 @@ pub struct Config {
     pub moe_intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
+    /// Heads of keys and values: fewer than `num_attention_heads` in GQA, 1 in MQA, as many in MLA.
+    pub num_key_value_heads: usize,
     /// `None`: queries are not compressed (V2-Lite).
     pub q_lora_rank: Option<usize>,
+    /// 0 without MLA.
     pub kv_lora_rank: usize,
+    /// 0 without MLA: all of a head is rotary.
     pub qk_nope_head_dim: usize,
+    /// Without MLA, this and `v_head_dim` are `head_dim`.
     pub qk_rope_head_dim: usize,
     pub v_head_dim: usize,
     /// 0 if every layer is dense.
@@ -107,11 +117,7 @@ impl Config {
         if is_gguf(path) {
             return Self::from_gguf(&Checkpoint::open(path)?);
         }
-        let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-        let fail = |source| Error::ReadConfig { file: file.clone(), source };
-        let mut text = String::new();
-        let opened = std::fs::File::open(&file).map_err(fail)?;
-        opened.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(fail)?;
+        let (text, file) = read_text(path)?;
         Self::parse(&text, &file)
     }
 
@@ -120,7 +126,31 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, file: &Path) -> Result<Self> {
+        let config = Self::parse_trainable(text, file)?;
+        match config.model_type {
+            ModelType::Deepseek => Err(Error::NotServed { file: file.to_owned() }),
+            ModelType::DeepseekV2 | ModelType::DeepseekV3 => Ok(config),
+        }
+    }
+
+    /// As [`Config::parse`], of a model that is trained: those that cannot be served too.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse_trainable(text: &str, file: &Path) -> Result<Self> {
         parse::config(text, file)
+    }
+
+    /// As [`Config::read`], of a model that is trained: those that cannot be served too.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn read_trainable(path: &Path) -> Result<Self> {
+        if is_gguf(path) {
+            return Self::from_gguf(&Checkpoint::open(path)?);
+        }
+        let (text, file) = read_text(path)?;
+        Self::parse_trainable(&text, &file)
     }
 
     /// The configuration in the metadata of a GGUF checkpoint.
@@ -185,8 +215,18 @@ impl Config {
             top_k: self.num_experts_per_tok,
             groups: self.n_group,
             top_groups: self.topk_group,
-            normalize: self.model_type == ModelType::DeepseekV3 && self.norm_topk_prob,
+            normalize: self.model_type != ModelType::DeepseekV2 && self.norm_topk_prob,
             scale: self.routed_scaling_factor,
         }
     }
+}
+
+/// The text of `config.json` in `path` (a directory or the file itself), and the file's name.
+fn read_text(path: &Path) -> Result<(String, PathBuf)> {
+    let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    let fail = |source| Error::ReadConfig { file: file.clone(), source };
+    let mut text = String::new();
+    let opened = std::fs::File::open(&file).map_err(fail)?;
+    opened.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(fail)?;
+    Ok((text, file))
 }

@@ -31,9 +31,9 @@ pub(super) fn object(object: &Map<String, Value>, file: &Path) -> Result<Config>
     let fields = Fields { file, object };
     let model_type = model_type(&fields)?;
     let v3 = model_type == ModelType::DeepseekV3;
+    let heads = heads(&fields, model_type)?;
     fields.word("hidden_act", &[("silu", ())])?;
     let (rope_theta, rope_scaling) = rope::parse(&fields)?;
-    let num_attention_heads = fields.dimension("num_attention_heads")?;
     let quantization = quantization(&fields)?;
     let config = Config {
         model_type,
@@ -42,12 +42,13 @@ pub(super) fn object(object: &Map<String, Value>, file: &Path) -> Result<Config>
         intermediate_size: fields.dimension("intermediate_size")?,
         moe_intermediate_size: fields.optional_dimension("moe_intermediate_size")?.unwrap_or(1),
         num_hidden_layers: fields.dimension("num_hidden_layers")?,
-        num_attention_heads,
-        q_lora_rank: fields.optional_dimension("q_lora_rank")?,
-        kv_lora_rank: fields.dimension("kv_lora_rank")?,
-        qk_nope_head_dim: fields.dimension("qk_nope_head_dim")?,
-        qk_rope_head_dim: fields.dimension("qk_rope_head_dim")?,
-        v_head_dim: fields.dimension("v_head_dim")?,
+        num_attention_heads: heads.query,
+        num_key_value_heads: heads.key_value,
+        q_lora_rank: heads.q_lora_rank,
+        kv_lora_rank: heads.kv_lora_rank,
+        qk_nope_head_dim: heads.qk_nope_head_dim,
+        qk_rope_head_dim: heads.qk_rope_head_dim,
+        v_head_dim: heads.v_head_dim,
         n_routed_experts: fields.optional_count("n_routed_experts")?.unwrap_or(0),
         n_shared_experts: fields.optional_count("n_shared_experts")?.unwrap_or(0),
         num_experts_per_tok: fields.optional_count("num_experts_per_tok")?.unwrap_or(0),
@@ -75,7 +76,11 @@ pub(super) fn object(object: &Map<String, Value>, file: &Path) -> Result<Config>
         max_position_embeddings: fields.context("max_position_embeddings")?,
         rope_theta,
         rope_scaling,
-        rope_interleave: !v3 || fields.flag("rope_interleave", true)?,
+        rope_interleave: match model_type {
+            ModelType::DeepseekV2 => true,
+            ModelType::DeepseekV3 => fields.flag("rope_interleave", true)?,
+            ModelType::Deepseek => false,
+        },
         bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
         eos_token_id: fields.token_ids("eos_token_id")?,
         weight_block_size: quantization.weight_block_size,
@@ -93,10 +98,66 @@ fn model_type(fields: &Fields<'_>) -> Result<ModelType> {
         Some(Value::String(name)) => match name.as_str() {
             "deepseek_v2" => Ok(ModelType::DeepseekV2),
             "deepseek_v3" => Ok(ModelType::DeepseekV3),
+            "deepseek" => Ok(ModelType::Deepseek),
             _ => Err(Error::UnsupportedModelType { file: fields.file.to_owned(), got: name.clone() }),
         },
         Some(other) => Err(fields.bad("model_type", expected, other)),
     }
+}
+
+/// How attention is cut into heads.
+struct Heads {
+    query: usize,
+    key_value: usize,
+    q_lora_rank: Option<usize>,
+    kv_lora_rank: usize,
+    qk_nope_head_dim: usize,
+    qk_rope_head_dim: usize,
+    v_head_dim: usize,
+}
+
+fn heads(fields: &Fields<'_>, model_type: ModelType) -> Result<Heads> {
+    let query = fields.dimension("num_attention_heads")?;
+    let key_value = fields.optional_dimension("num_key_value_heads")?.unwrap_or(query);
+    let fail = |field, expected: String, got: usize| {
+        Err(Error::BadField { file: fields.file.to_owned(), field, expected, got: got.to_string() })
+    };
+    if model_type != ModelType::Deepseek {
+        if key_value != query {
+            return fail("num_key_value_heads", format!("{query}, as num_attention_heads"), key_value);
+        }
+        return Ok(Heads {
+            query,
+            key_value,
+            q_lora_rank: fields.optional_dimension("q_lora_rank")?,
+            kv_lora_rank: fields.dimension("kv_lora_rank")?,
+            qk_nope_head_dim: fields.dimension("qk_nope_head_dim")?,
+            qk_rope_head_dim: fields.dimension("qk_rope_head_dim")?,
+            v_head_dim: fields.dimension("v_head_dim")?,
+        });
+    }
+    if !query.is_multiple_of(key_value) {
+        let expected = format!("a divisor of num_attention_heads = {query}");
+        return fail("num_key_value_heads", expected, key_value);
+    }
+    let hidden = fields.dimension("hidden_size")?;
+    let head_dim = match fields.optional_dimension("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden.is_multiple_of(query) => hidden / query,
+        None => return fail("num_attention_heads", format!("a divisor of hidden_size = {hidden}"), query),
+    };
+    if !head_dim.is_multiple_of(2) {
+        return fail("head_dim", "even: rotary numbers come in pairs".to_owned(), head_dim);
+    }
+    Ok(Heads {
+        query,
+        key_value,
+        q_lora_rank: None,
+        kv_lora_rank: 0,
+        qk_nope_head_dim: 0,
+        qk_rope_head_dim: head_dim,
+        v_head_dim: head_dim,
+    })
 }
 
 fn topk_method(fields: &Fields<'_>, v3: bool) -> Result<TopkMethod> {
@@ -169,14 +230,6 @@ fn check(config: &Config, fields: &Fields<'_>) -> Result<()> {
             "qk_rope_head_dim",
             "even: rotary numbers come in pairs".to_owned(),
             config.qk_rope_head_dim,
-        );
-    }
-    let heads = fields.optional_dimension("num_key_value_heads")?.unwrap_or(config.num_attention_heads);
-    if heads != config.num_attention_heads {
-        return fail(
-            "num_key_value_heads",
-            format!("{}, as num_attention_heads", config.num_attention_heads),
-            heads,
         );
     }
     // Beyond these no file could hold the weights; within them no list or sum of ours can overflow.

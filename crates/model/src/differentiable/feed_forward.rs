@@ -53,7 +53,7 @@ impl FeedForward {
         let gate = store.parameter(origin, &names.router())?;
         let bias = match config.model_type {
             ModelType::DeepseekV3 => Some(store.buffer(origin, &names.e_score_correction_bias())?),
-            ModelType::DeepseekV2 => None,
+            ModelType::DeepseekV2 | ModelType::Deepseek => None,
         };
         let mut stack = |part| {
             let members: Vec<String> =

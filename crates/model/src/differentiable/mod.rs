@@ -148,7 +148,7 @@ impl DifferentiableModel {
         mtp: bool,
         adapters: Option<AdapterOptions>,
     ) -> Result<Self> {
-        let mut config = Config::read(directory)?;
+        let mut config = Config::read_trainable(directory)?;
         let checkpoint = config.open_checkpoint(directory)?;
         crate::manifest::check(&config, &checkpoint, mtp)?;
         if !mtp {

@@ -62,6 +62,7 @@ fn check_golden(name: &str, loss: f32) {
 fn gradients_are_transformers() {
     check_golden("tiny-v2-lite", 8.313_415);
     check_golden("tiny-v3", 8.489_213);
+    check_golden("tiny-gqa", 5.180_822);
 }
 
 #[test]

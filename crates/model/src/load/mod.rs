@@ -222,7 +222,7 @@ impl<'a> Loader<'a> {
         let gate = gate.pack(experts, |row| Some((0, row)))?;
         self.finished(&source);
         let bias = match config.model_type {
-            ModelType::DeepseekV2 => Vec::new(),
+            ModelType::DeepseekV2 | ModelType::Deepseek => Vec::new(),
             ModelType::DeepseekV3 => self.vector(&names.e_score_correction_bias(), experts)?,
         };
         let mut all = Vec::with_capacity(experts + config.n_shared_experts);

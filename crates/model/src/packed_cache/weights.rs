@@ -145,7 +145,7 @@ fn read_moe(config: &Config, pieces: &mut Pieces<'_>) -> Result<Moe> {
         return Err(pieces.wrong(format!("a gate in {}, where it should be f32", gate.format())));
     }
     let bias = pieces.vector(match config.model_type {
-        ModelType::DeepseekV2 => 0,
+        ModelType::DeepseekV2 | ModelType::Deepseek => 0,
         ModelType::DeepseekV3 => experts,
     })?;
     let mut all: Vec<Mlp> =

@@ -68,7 +68,7 @@ impl ModelChoice {
             };
             (std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?, file)
         };
-        let config = Config::parse(&json, &file)?;
+        let config = Config::parse_trainable(&json, &file)?;
         Ok(ModelSource { json, config, file, weights: self.from.clone() })
     }
 }

@@ -24,13 +24,17 @@ impl Work {
     /// Counts `config` on sequences of `seq`: a forward pass, the gradients of its inputs, and those of weights where they
     /// move (`frozen`: only adapters do, whose own operations are not counted).
     pub(super) fn of(config: &Config, seq: usize, mtp: bool, frozen: bool, peak: f64) -> Self {
-        let main = Flops::of(config, seq).prefill;
-        let mut forward = main.total;
+        let matrices = Flops::of(config, seq).prefill.matrices;
+        // Every token sees half of its sequence on average, in MHA mode.
+        let pairs = (seq as f64 + 1.0) / 2.0;
+        let of_head = 2.0 * pairs * (config.qk_head_dim() + config.v_head_dim) as f64;
+        let attention = config.num_attention_heads as f64 * of_head;
+        let mut forward = matrices + config.num_hidden_layers as f64 * attention;
         if mtp && config.num_nextn_predict_layers > 0 {
             let modules = config.num_nextn_predict_layers as f64;
             let head = (config.vocab_size * config.hidden_size) as f64;
-            forward += 2.0 * (Parameters::of(config).mtp_active as f64 + modules * head);
-            forward += modules * main.attention / config.num_hidden_layers as f64;
+            forward +=
+                2.0 * (Parameters::of(config).mtp_active as f64 + modules * head) + modules * attention;
         }
         Self { flops_per_token: if frozen { 2.0 } else { 3.0 } * forward, peak }
     }

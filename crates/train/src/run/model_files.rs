@@ -56,6 +56,7 @@ fn config_json(source: &ModelSource, mtp_modules: usize) -> Result<String> {
         json!([match source.config.model_type {
             fathom_model::config::ModelType::DeepseekV2 => "DeepseekV2ForCausalLM",
             fathom_model::config::ModelType::DeepseekV3 => "DeepseekV3ForCausalLM",
+            fathom_model::config::ModelType::Deepseek => "DeepseekForCausalLM",
         }])
     });
     Ok(format!("{config:#}\n"))
