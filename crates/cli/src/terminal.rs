@@ -55,6 +55,10 @@ impl LateBar {
         Self::new(message, "{pos}/{len} tensors")
     }
 
+    pub(crate) fn of_questions(message: &'static str) -> Self {
+        Self::new(message, "{pos}/{len} questions")
+    }
+
     pub(crate) fn of_bytes(message: &'static str) -> Self {
         Self::new(message, "{bytes}/{total_bytes} {bytes_per_sec}")
     }

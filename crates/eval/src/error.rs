@@ -27,6 +27,11 @@ pub enum Error {
     )]
     UnequalLengths { sequence: usize, expected: usize, got: usize },
 
+    #[error(
+        "prompt {number} has {tokens} tokens; allowed: 1 to the context of {context} less the answer's first"
+    )]
+    Prompt { number: usize, tokens: usize, context: usize },
+
     #[error("sequence {sequence}: {source}")]
     Sequence { sequence: usize, source: fathom_model::Error },
 

@@ -5,16 +5,18 @@
 //! [`compare`] runs two models over a text and says how far the second is from the first ([`Divergence`]), and
 //! where between the layers that begins; [`calibrate`] finds which columns of a model's matrices matter to a text.
 //! [`LogitsFile`] writes down everything a model computes on given tokens, so that two implementations can be
-//! compared number by number; [`write_gradients`] does the same for training.
+//! compared number by number; [`write_gradients`] does the same for training. [`answers`] lets a model answer many
+//! prompts at a time, and [`tasks`] has questions whose answers a program can judge.
 //!
 //! **Invariant:** every token is scored at most once, and only from tokens before it.
 //!
 //! **Invariant:** logits, the largest thing there is, exist for some rows at a time, whatever the text's length.
 //!
-//! **Invariant:** generates nothing, reads no files, prints nothing.
+//! **Invariant:** reads no files of text, prints nothing.
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod calibrate;
 mod compare;
 mod document;
@@ -23,8 +25,10 @@ mod gradients;
 mod kl;
 mod logits;
 mod perplexity;
+pub mod tasks;
 mod windows;
 
+pub use answers::{Answer, Answering, answers};
 pub use calibrate::calibrate;
 pub use compare::{Comparison, compare};
 pub use document::Document;

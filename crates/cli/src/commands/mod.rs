@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod data;
+pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod gradients;
 pub(crate) mod inspect;

@@ -86,8 +86,22 @@ pub struct Row {
     /// The title.
     #[serde(default)]
     pub title: String,
-    /// The text, in any number of pieces.
+    /// The text, in any number of pieces; some collections have it in one.
+    #[serde(deserialize_with = "pieces")]
     pub paragraphs: Vec<String>,
+}
+
+fn pieces<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text, or a list of texts")]
+    enum Pieces {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Pieces::deserialize(deserializer)? {
+        Pieces::One(text) => vec![text],
+        Pieces::Many(texts) => texts,
+    })
 }
 
 /// A poem of a regular form.
