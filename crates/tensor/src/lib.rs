@@ -44,8 +44,7 @@ mod tape;
 #[cfg(test)]
 mod tape_tests;
 mod tensor;
-#[cfg(test)]
-mod testing;
+pub mod testing;
 
 pub use context::{Context, Precision};
 pub use gradient::{GradientSlot, Gradients};

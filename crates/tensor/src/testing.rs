@@ -1,4 +1,4 @@
-//! Finite differences, to which every backward rule is held.
+//! Finite differences, to which every backward rule is held: for tests of operations and of new layers.
 
 use fathom_kernels::{Compute, Isa};
 use rand_chacha::ChaCha8Rng;
@@ -7,28 +7,34 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::{Context, Precision, Tape, Tensor, Var};
 
 /// A context of two threads and f32 products.
-pub(crate) fn context() -> Context {
+pub fn context() -> Context {
     Context::new(Compute::with_isa(Isa::best(), 2), Precision::F32)
 }
 
 /// Numbers between -1 and 1.
-pub(crate) fn random(count: usize, seed: u64) -> Vec<f32> {
+pub fn random(count: usize, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| random.next_u32() as f32 / u32::MAX as f32 * 2.0 - 1.0).collect()
 }
 
 /// Compares the gradients of `function` at random points with central differences. The results are weighed with random
 /// numbers, so that every element's gradient counts.
+///
+/// # Panics
+/// If a gradient differs by more than 2e-3 of its size, or of 1.
 #[track_caller]
-pub(crate) fn check_gradients(shapes: &[&[usize]], function: impl Fn(&[Var]) -> Var) {
+pub fn check_gradients(shapes: &[&[usize]], function: impl Fn(&[Var]) -> Var) {
     let points: Vec<Vec<f32>> =
         shapes.iter().enumerate().map(|(i, shape)| random(shape.iter().product(), 7 + i as u64)).collect();
     check_gradients_at(shapes, &points, function);
 }
 
 /// The same at given points, for functions with kinks or poles.
+///
+/// # Panics
+/// As [`check_gradients`].
 #[track_caller]
-pub(crate) fn check_gradients_at(shapes: &[&[usize]], points: &[Vec<f32>], function: impl Fn(&[Var]) -> Var) {
+pub fn check_gradients_at(shapes: &[&[usize]], points: &[Vec<f32>], function: impl Fn(&[Var]) -> Var) {
     let context = context();
     let tensors = |points: &[Vec<f32>]| -> Vec<Tensor> {
         shapes.iter().zip(points).map(|(shape, values)| context.tensor(*shape, values)).collect()
