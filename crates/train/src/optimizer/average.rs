@@ -1,13 +1,13 @@
 //! An exponential moving average of the weights.
 
 use fathom_kernels::Compute;
-use fathom_kernels::parallel::PIECE;
+use fathom_kernels::optimizer::ema_update;
 use fathom_tensor::Parameter;
 
 /// `average ← decay · average + (1 - decay) · weights` after every step.
 #[derive(Debug)]
 pub struct Average {
-    decay: f32,
+    decay: f64,
     pub(super) values: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
@@ -17,22 +17,13 @@ impl Average {
         let copy = |parameter: &Parameter| {
             (parameter.name().to_owned(), parameter.shape(), parameter.value().values().to_vec())
         };
-        Self { decay: decay as f32, values: parameters.iter().map(copy).collect() }
+        Self { decay, values: parameters.iter().map(copy).collect() }
     }
 
     /// Takes in the weights as they are now.
     pub fn update(&mut self, compute: &Compute, parameters: &[Parameter]) {
-        let rest = 1.0 - self.decay;
         for ((_, _, average), parameter) in self.values.iter_mut().zip(parameters) {
-            let value = parameter.value();
-            let value = value.values();
-            compute.for_pieces(average, PIECE, |piece, average| {
-                let value = &value[piece * PIECE..];
-                average
-                    .iter_mut()
-                    .zip(value)
-                    .for_each(|(average, value)| *average += rest * (value - *average));
-            });
+            ema_update(compute, self.decay, average, parameter.value().values());
         }
     }
 

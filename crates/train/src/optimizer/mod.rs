@@ -4,7 +4,6 @@
 //! takes one [`Optimizer::step`] with the gradients that they hold. Gradients are scaled (mean over micro-batches,
 //! clipping) on the fly and never written.
 
-mod adamw;
 mod average;
 mod memory;
 mod muon;
@@ -18,6 +17,7 @@ pub use average::Average;
 pub use norm::{GradientNorm, gradient_norm};
 pub use role::Role;
 
+use fathom_kernels::optimizer::{AdamW, adamw_update};
 use fathom_tensor::{Context, Parameter};
 
 use crate::config::{self, Moments};
@@ -92,10 +92,17 @@ impl Optimizer {
                     muon::update(context, muon, state, parameter, weight_decay, step);
                 }
                 (Rule::AdamW { weight_decay } | Rule::Muon { weight_decay }, config) => {
-                    let coefficients =
-                        adamw::Coefficients::new(config.adamw(), weight_decay, self.steps, step);
+                    let adamw = config.adamw();
+                    let factors = AdamW {
+                        lr: step.learning_rate,
+                        betas: adamw.betas,
+                        eps: adamw.eps,
+                        weight_decay,
+                        bias_corrections: AdamW::bias_corrections(adamw.betas, self.steps),
+                        gradient_scale: step.gradient_scale,
+                    };
                     parameter.update(|values, gradient| {
-                        adamw::update(context.compute(), coefficients, values, gradient, &mut state.memory);
+                        adamw_update(context.compute(), &factors, values, gradient, state.memory.pair());
                     });
                 }
             }

@@ -10,10 +10,11 @@
 
 use fathom_kernels::Compute;
 use fathom_kernels::matmul::{MatmulPrecision, Operand, Product, View, matmul};
+use fathom_kernels::optimizer::sum_of_squares;
 use fathom_kernels::parallel::PIECE;
 use fathom_tensor::{Context, Parameter};
 
-use super::{State, Step, norm};
+use super::{State, Step};
 use crate::config::Muon;
 
 /// Coefficients of the quintic iteration `X ← a X + (b A + c A²) X`, `A = X Xᵀ`: eight steps that converge fast, then
@@ -75,7 +76,7 @@ pub(super) fn orthogonalize(
 ) {
     let (size, small) = (rows * cols, rows.min(cols));
     for matrix in matrices.chunks_exact_mut(size) {
-        let norm = norm::squares(compute, matrix).sqrt();
+        let norm = sum_of_squares(compute, matrix).sqrt();
         let scale = if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 };
         compute.for_pieces(matrix, PIECE, |_, piece| piece.iter_mut().for_each(|value| *value *= scale));
     }
