@@ -52,7 +52,7 @@ def rows(dataset):
         width, _, masked, count, documents = struct.unpack_from("<IIIQQ", data, 12)
         ids = numpy.frombuffer(data, {2: "<u2", 4: "<u4"}[width], count, 128)
         tokens.append(ids.astype(numpy.int64))
-        at = 128 + count * width + documents * 8
+        at = 128 + (count * width + 7) // 8 * 8 + documents * 8
         bits = numpy.frombuffer(data, numpy.uint8, (count + 7) // 8, at) if masked else None
         learn.append(
             numpy.unpackbits(bits, bitorder="little")[:count].astype(bool) if masked else numpy.ones(count, bool)
@@ -130,6 +130,9 @@ for step in [0, *range(9, args.steps, 20)]:
     print(f"step {step + 1:4}  ours {a[step]:.5f}  PyTorch {b[step]:.5f}  {100 * (a[step] / b[step] - 1):+.3f} %")
 print(f"{args.dtype}: largest difference {100 * far.max():.3f} % smoothed, {100 * single.max():.3f} % of a single step")
 if args.plot:
+    import matplotlib
+
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.plot(b, label="PyTorch, transformers", lw=3, alpha=0.5)

@@ -1,10 +1,12 @@
 //! Ctrl-C as a flag that long work looks at.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 
 static PRESSED: AtomicBool = AtomicBool::new(false);
+static TERMINATED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// The exit code of a program that Ctrl-C ended: 128 + SIGINT.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -40,9 +42,17 @@ pub(crate) fn catch(second: Second) -> Result<()> {
     ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")
 }
 
-/// Whether Ctrl-C was pressed since [`catch`] or [`forget`].
+/// From now on SIGTERM raises the flag too: for work that a scheduler ends, and that has something to save.
+pub(crate) fn catch_termination() -> Result<()> {
+    let flag = TERMINATED.get_or_init(Arc::default);
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(flag))
+        .map(|_| ())
+        .context("cannot listen for SIGTERM")
+}
+
+/// Whether Ctrl-C was pressed since [`catch`] or [`forget`], or SIGTERM came since [`catch_termination`].
 pub(crate) fn pressed() -> bool {
-    PRESSED.load(Ordering::SeqCst)
+    PRESSED.load(Ordering::SeqCst) || TERMINATED.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
 
 /// Lowers the flag.

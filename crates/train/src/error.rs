@@ -32,6 +32,9 @@ pub enum Error {
     #[error("{} already holds a run: give --resume to go on with it, or another --out", path.display())]
     AlreadyARun { path: PathBuf },
 
+    #[error("{} is in use by another process; wait for its end, or stop it", path.display())]
+    Busy { path: PathBuf },
+
     #[error("{} holds no complete checkpoint to resume from; leave --resume out to begin", path.display())]
     NothingToResume { path: PathBuf },
 

@@ -175,6 +175,8 @@ struct Trainer<'a> {
     work: Work,
     progress: Progress,
     length: Length,
+    /// Keeps other processes out of the directory.
+    _lock: std::fs::File,
 }
 
 /// How far a run is.

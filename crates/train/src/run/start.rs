@@ -1,5 +1,6 @@
 //! Everything that is checked and loaded before the first step.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -107,6 +108,7 @@ impl<'a> Start<'a> {
     pub(super) fn begin(mut self, observer: &mut dyn Observer) -> Result<Trainer<'a>> {
         let (plan, config) = (self.plan, &self.plan.config);
         std::fs::create_dir_all(&plan.out).map_err(Error::io(&plan.out, "create"))?;
+        let lock = lock(&plan.out)?;
         let mut progress = Progress::default();
         let mut trouble = Trouble::new(&config.trouble, &[], 0);
         if let Some((saved, state)) = &self.resumed {
@@ -145,6 +147,7 @@ impl<'a> Start<'a> {
             work,
             progress,
             length: self.length,
+            _lock: lock,
         })
     }
 
@@ -173,6 +176,17 @@ impl<'a> Start<'a> {
             git,
             machine,
         }))
+    }
+}
+
+/// One process at a time: held until the file is closed, however the process ends.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join("lock");
+    let file = File::create(&path).map_err(Error::io(&path, "create"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: out.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(Error::io(&path, "lock")(error)),
     }
 }
 

@@ -212,6 +212,10 @@ fn what_cannot_be_is_said_before_the_first_step() {
         |overrides: &[&str]| Plan { resume: Resume::Newest, ..plan(scratch.path(), "out", overrides) };
     assert!(refused(&resumed(&["schedule.lr=1"])).contains("another value of schedule.lr (0.005, now 1.0)"));
     assert!(refused(&resumed(&["model.fields.hidden_size=64"])).contains("model.fields.hidden_size"));
+    let held = fs::File::open(scratch.path().join("out/lock")).unwrap();
+    held.lock().unwrap();
+    assert!(refused(&resumed(&["steps=2"])).contains("in use by another process"));
+    held.unlock().unwrap();
     let fresh = |overrides: &[&str]| refused(&plan(scratch.path(), "fresh", overrides));
     assert!(
         fresh(&["batch.seq_len=65"])

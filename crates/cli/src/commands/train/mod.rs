@@ -100,6 +100,7 @@ fn start(args: RunArgs, kind: Kind) -> Result<()> {
     };
     let plan = Plan { file: args.config, config, out, kind, resume };
     interrupt::catch(Second::Waits)?;
+    interrupt::catch_termination()?;
     let mut view = View::new();
     let outcome = train(&plan, args.dry_run, &mut view)?;
     drop(view);
