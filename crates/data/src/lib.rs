@@ -31,6 +31,7 @@ mod error;
 pub mod generate;
 mod loader;
 mod permutation;
+pub mod prepare;
 mod publish;
 mod shards;
 #[cfg(test)]

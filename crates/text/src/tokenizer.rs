@@ -260,12 +260,22 @@ impl Tokenizer {
         &self.control_tokens
     }
 
+    /// Whether text is changed before it is cut.
+    pub(crate) fn has_normalizer(&self) -> bool {
+        let empty = |normalizer: &NormalizerWrapper| matches!(normalizer, NormalizerWrapper::Sequence(steps) if steps.as_ref().is_empty());
+        self.inner.get_normalizer().is_some_and(|normalizer| !empty(normalizer))
+    }
+
+    pub(crate) fn inner(&self) -> &HfTokenizer {
+        &self.inner
+    }
+
     /// `text` as the tokenizer's normalizer leaves it, if it has one that does anything to it.
     pub(crate) fn normalized(&self, text: &str) -> Option<String> {
-        let normalizer = self.inner.get_normalizer()?;
-        if matches!(normalizer, NormalizerWrapper::Sequence(steps) if steps.as_ref().is_empty()) {
+        if !self.has_normalizer() {
             return None;
         }
+        let normalizer = self.inner.get_normalizer()?;
         let mut normal = NormalizedString::from(text);
         normalizer.normalize(&mut normal).ok()?;
         Some(normal.get().to_owned()).filter(|normal| normal != text)

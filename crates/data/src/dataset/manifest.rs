@@ -91,7 +91,7 @@ pub struct TokenizerEntry {
 }
 
 impl TokenizerEntry {
-    pub(super) fn of(directory: &Path) -> Result<Self> {
+    pub(crate) fn of(directory: &Path) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(directory)?;
         Ok(Self {
             hash: hash_of(&directory.join(TOKENIZER))?,
@@ -151,7 +151,7 @@ impl Manifest {
         Self { format, version: VERSION, tokenizer, masked, train, validation, sources }
     }
 
-    pub(super) fn exists(directory: &Path) -> bool {
+    pub(crate) fn exists(directory: &Path) -> bool {
         directory.join(FILE).exists()
     }
 

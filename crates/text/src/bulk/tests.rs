@@ -1,0 +1,148 @@
+//! The fast way against the ordinary one.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+
+use super::BulkTokenizer;
+use crate::{BpeTraining, Digits, Tokenizer};
+
+fn deepseek_v3() -> Tokenizer {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/deepseek-v3-tokenizer");
+    let file = std::fs::File::open(dir.join("tokenizer.json.gz")).expect("a fixture");
+    let mut json = Vec::new();
+    flate2::read::GzDecoder::new(file).read_to_end(&mut json).expect("gzip");
+    Tokenizer::from_bytes(&json, None).expect("a tokenizer")
+}
+
+/// As the shipped model's: characters of poems and steps of sums are whole tokens.
+fn isolating() -> Tokenizer {
+    let training = BpeTraining {
+        vocab_size: 420,
+        digits: Digits::Single,
+        isolate: Some(r"[\u3400-\u9fff]|[-+*/<=>]".to_owned()),
+        min_frequency: 1,
+        chat_template: None,
+    };
+    let text = concat!(
+        "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。12+34=46 <b>don't stop</b>\r\n\r\n",
+        "  the cat\tsat on the mat; naïve café ½ x²\n \n fn main() { let x = a->b; } ١٢٣ かな カナ 한국어"
+    );
+    let trained = training.train((0..3).map(|_| text.to_owned())).expect("trains");
+    Tokenizer::from_bytes(&trained.tokenizer_json, None).expect("a tokenizer")
+}
+
+fn tokenizers() -> &'static [BulkTokenizer; 2] {
+    static TOKENIZERS: OnceLock<[BulkTokenizer; 2]> = OnceLock::new();
+    let tokenizers = TOKENIZERS.get_or_init(|| [deepseek_v3(), isolating()].map(BulkTokenizer::new));
+    assert!(tokenizers.iter().all(BulkTokenizer::is_fast));
+    tokenizers
+}
+
+#[track_caller]
+fn check(bulk: &BulkTokenizer, texts: &[String]) {
+    let mut encoder = bulk.encoder();
+    for text in texts {
+        let expected = bulk.tokenizer().encode_plain(text).expect("encodes");
+        // The second time from memory.
+        for _ in 0..2 {
+            let mut ids = Vec::new();
+            encoder.encode_plain(text, &mut ids).expect("encodes");
+            assert_eq!(ids, expected, "{text:?}");
+        }
+        assert_eq!(bulk.tokenizer().decode(&expected, false).expect("decodes"), *text);
+    }
+}
+
+#[test]
+fn all_kinds_of_text() {
+    let mut texts: Vec<String> = [
+        "",
+        " ",
+        "Hello, world! It's 12,345.678 — isn't it?",
+        "<｜User｜>hi<｜Assistant｜><think>\n</think><｜end▁of▁sentence｜>",
+        "你好，世界！《靜夜思》床前明月光，疑是地上霜。〇㐀𠀀",
+        "한국어 조선말 ㄱㄴ ありがとう カタカナー ゠ヿ",
+        "a\u{0}b \u{1}\u{2}x\u{7f}\u{85}\u{200b}\u{feff}y\u{ad}",
+        "  leading\n\n\n  and\r\n\r\ntrailing \t \n  ",
+        "x \u{3000}\u{2028}\u{a0} y\u{a0}z",
+        "e\u{301}a\u{308}\u{301} \u{301}x नमस्ते ไทย עברית العربية ١٢٣٤٥",
+        "½ ² Ⅷ ㊙ 1234567 12٣45",
+        "#include <x.h>\n\tint main(void) { return a->b[3] && !c; }  // $x_1 @y ~/z\n",
+        "🦀👩\u{200d}🚀 ™®© ₿€ ←→ ∑∫ ﷽",
+        "\u{10ffff}\u{e000}\u{fdd0}",
+        "-+*/<=>12<34=>x+-y",
+    ]
+    .map(String::from)
+    .into();
+    texts.push("a".repeat(1000));
+    texts.push("abcdefghij klm ".repeat(50) + &"aGVsbG8gd29ybGQ".repeat(40));
+    texts.push("床前明月光".repeat(60));
+    texts.push("\n ".repeat(300));
+    for bulk in tokenizers() {
+        check(bulk, &texts);
+    }
+}
+
+/// Characters of which each says something to some pattern.
+const CHARACTERS: &str = "aZzé'’_-+=<>./(!$¢€ \t\n\r\u{b}\u{85}\u{a0}\u{2028}\u{3000}019½²٣Ⅷ〇一龥龦㐀ぁヿ゠ー한ㄱ𠀀ا\u{301}\u{903}\u{0}\u{ad}\u{200d}\u{fffd}🦀\u{e000}";
+
+#[test]
+fn random_text() {
+    let characters: Vec<char> = CHARACTERS.chars().collect();
+    let any = prop_oneof![4 => prop::sample::select(characters), 1 => any::<char>()];
+    let text = prop::collection::vec(any, 0..40).prop_map(|text| text.into_iter().collect::<String>());
+    let bulks = tokenizers();
+    proptest!(ProptestConfig::with_cases(150), |(text in text)| {
+        for bulk in bulks {
+            check(bulk, std::slice::from_ref(&text));
+        }
+    });
+}
+
+#[test]
+fn every_character() {
+    let bulks = tokenizers();
+    // Of the planes that are nearly empty a part is enough.
+    for block in (0..0x2_0000).step_by(0x400).chain((0x2_0000..0x11_0000).step_by(0x4c00)) {
+        let text: String = (block..block + 0x400).filter_map(char::from_u32).flat_map(|c| [c, 'x']).collect();
+        check(&bulks[block as usize / 0x400 % 2], &[text]);
+    }
+}
+
+#[test]
+fn a_full_memory_is_emptied() {
+    let bulk = BulkTokenizer::new(isolating());
+    let mut encoder = bulk.encoder();
+    let mut ids = Vec::new();
+    for number in 0..70_000_u32 {
+        let letters: String =
+            (0..4).map(|at| char::from(b'a' + (number >> (4 * at) & 15) as u8)).chain(['q', ' ']).collect();
+        encoder.encode_plain(&letters, &mut ids).expect("encodes");
+    }
+    ids.clear();
+    encoder.encode_plain("aaaaq ", &mut ids).expect("encodes");
+    assert_eq!(ids, bulk.tokenizer().encode_plain("aaaaq ").expect("encodes"));
+}
+
+#[test]
+fn other_tokenizers_take_the_ordinary_way() {
+    let mut json: serde_json::Value = serde_json::from_slice(
+        &std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny-v3/tokenizer.json"))
+            .expect("a fixture"),
+    )
+    .expect("JSON");
+    let bulk = |json: &serde_json::Value| {
+        BulkTokenizer::new(Tokenizer::from_bytes(json.to_string().as_bytes(), None).expect("a tokenizer"))
+    };
+    assert!(bulk(&json).is_fast());
+    json["normalizer"] = serde_json::json!({ "type": "Lowercase" });
+    assert!(!bulk(&json).is_fast());
+    check(&bulk(&json), &["the cat".to_owned()]);
+    json["normalizer"] = serde_json::Value::Null;
+    json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "x+".into();
+    assert!(!bulk(&json).is_fast());
+    check(&bulk(&json), &["xxThe 12345 cat".to_owned()]);
+}
