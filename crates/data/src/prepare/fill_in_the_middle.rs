@@ -70,7 +70,7 @@ impl Draw {
     /// Where the middle begins and ends: two random bytes, moved to the beginnings of their characters.
     fn gap(&self, text: &str) -> [usize; 2] {
         let mut places = [1, 2].map(|number| {
-            let place = u128::from(self.number(number)) * (text.len() as u128 + 1) >> 64;
+            let place = (u128::from(self.number(number)) * (text.len() as u128 + 1)) >> 64;
             text.floor_char_boundary(place as usize)
         });
         places.sort_unstable();

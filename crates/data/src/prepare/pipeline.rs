@@ -69,7 +69,8 @@ impl<'c> Plan<'c> {
             let path = input.path.canonicalize().map_err(Error::io(&input.path, "open"))?;
             let source = &config.source[input.source];
             let name = format!("{}\0{}", source.name, path.display());
-            let key = json!([VERSION, common, source, input.bytes, input.modified.to_string()]);
+            let key =
+                json!([VERSION, common, source.of_documents(), input.bytes, input.modified.to_string()]);
             let key = format!("{:032x}", XxHash3_128::oneshot(key.to_string().as_bytes()));
             Ok(PlannedFile { input, name: format!("{:016x}", XxHash3_64::oneshot(name.as_bytes())), key })
         };

@@ -59,7 +59,7 @@ fn key(config: &PrepareConfig, files: &[InputFile], template: Option<&str>) -> S
         .iter()
         .map(|file| {
             json!([
-                config.source[file.source],
+                config.source[file.source].of_documents(),
                 file.path.file_name().map(|name| name.to_string_lossy()),
                 file.bytes,
                 file.modified.to_string()

@@ -81,8 +81,8 @@ fn check_source(source: &SourceConfig, index: usize, check: &Check<'_>) -> Resul
         let parsed = crate::prepare::input::Template::parse(template);
         check.that(parsed.is_ok(), &field("template"), || parsed.err().unwrap_or_default())?;
     }
-    check.that(source.max_record_bytes > 0, &field("max_record_bytes"), || {
-        "0 should be 1 or more".to_owned()
+    check.that((1..1 << 31).contains(&source.max_record_bytes), &field("max_record_bytes"), || {
+        format!("{} should be from 1 to 2147483647", source.max_record_bytes)
     })?;
     check.that(source.epochs.is_none() || source.weight.is_none(), &field("weight"), || {
         "give either epochs or weight".to_owned()

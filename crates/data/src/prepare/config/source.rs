@@ -51,6 +51,19 @@ fn max_record_bytes() -> u64 {
 }
 
 impl SourceConfig {
+    /// What decides the documents of a file: everything but what the source is called and how much of it is taken.
+    pub(crate) fn of_documents(&self) -> Self {
+        let (epochs, weight) = (None, None);
+        Self {
+            name: String::new(),
+            license: String::new(),
+            paths: Vec::new(),
+            epochs,
+            weight,
+            ..self.clone()
+        }
+    }
+
     /// The field of the text or of the turns.
     pub(crate) fn field(&self) -> &str {
         self.field.as_deref().unwrap_or(match self.kind {

@@ -115,7 +115,7 @@ impl Sorter {
             Self::Memory(entries) => entries.push((key, document)),
             Self::Disk(buckets) => {
                 // The lower half of a key is evenly spread, whichever kind it is of.
-                let bucket = (u128::from(key as u64) * buckets.len() as u128 >> 64) as usize;
+                let bucket = ((u128::from(key as u64) * buckets.len() as u128) >> 64) as usize;
                 let bucket = &mut buckets[bucket];
                 let written = bucket.file.write_all(&key.to_le_bytes());
                 let written = written.and_then(|()| bucket.file.write_all(&document.to_le_bytes()));

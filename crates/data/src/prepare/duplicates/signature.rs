@@ -38,7 +38,7 @@ impl Signer {
         let (places, count) = (&mut self.places, self.bands.count * self.bands.rows);
         let length = self.shingle.min(words.hashes.len());
         words.runs(length, |hash| {
-            let place = ((hash >> 32) * count as u64 >> 32) as usize;
+            let place = (((hash >> 32) * count as u64) >> 32) as usize;
             // One value is kept for places without a shingle.
             places[place] = places[place].min((hash as u32).min(EMPTY - 1));
         });
@@ -67,7 +67,8 @@ impl Signer {
             while self.places[from as usize] == EMPTY {
                 attempt += 1;
                 let mixed = ((at as u64) << 32 | attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                from = ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32) * count >> 32;
+                let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                from = ((mixed >> 32) * count) >> 32;
             }
             *place = self.places[from as usize];
         }

@@ -71,7 +71,7 @@ fn matches(name: &str, patterns: &[String]) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn format_of(path: &Path) -> Result<Format> {
+pub(super) fn format_of(path: &Path) -> Result<Format> {
     let name = unpacked_name(path);
     let suffix = name.extension().map(|suffix| suffix.to_string_lossy().to_lowercase()).unwrap_or_default();
     match &*suffix {
