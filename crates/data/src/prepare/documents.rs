@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use fathom_text::{BulkEncoder, BulkTokenizer, ChatInput, ChatTemplate, Message, encode_chat};
+use fathom_text::{BulkEncoder, BulkTokenizer, ChatInput, ChatTemplate, Message};
 use serde_json::json;
 use twox_hash::XxHash3_128;
 
@@ -244,8 +244,7 @@ impl Worker<'_> {
         }
         let template = tokens.chat.as_ref().expect("it is read where there are conversations");
         let input = ChatInput { messages: &messages, ..ChatInput::default() };
-        let prompt =
-            encode_chat(template, tokens.bulk.tokenizer(), &input).map_err(|error| error.to_string())?;
+        let prompt = self.encoder.encode_chat(template, &input).map_err(|error| error.to_string())?;
         Ok(Document::Chat { text: prompt.text, ids: prompt.ids })
     }
 

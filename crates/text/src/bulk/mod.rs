@@ -15,8 +15,11 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::Tokenizer;
+use crate::chat::ChatInput;
 use crate::error::Result;
+use crate::prompt::{ChatPrompt, encode_chat, encode_chat_with};
+use crate::template::ChatTemplate;
+use crate::tokenizer::{Tokenizer, is_control_token};
 use cache::{Cache, Key};
 use merges::{Merges, Scratch};
 pub(crate) use splitter::Splitter;
@@ -32,6 +35,8 @@ pub struct BulkTokenizer {
 struct Fast {
     splitter: Splitter,
     merges: Merges,
+    /// Whether control tokens are all that is found in text before it is cut, and nothing but their own text.
+    only_control_tokens: bool,
 }
 
 /// What a thread encodes with: words that it has met are remembered.
@@ -77,19 +82,46 @@ impl Fast {
         let merges = Merges::of_json(&model)?;
         // Where words can become added tokens, `encode_plain` has to look closer.
         let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-        let added: HashSet<u32> = added.keys().copied().collect();
-        let plain = merges.ids().all(|id| !added.contains(&id));
-        plain.then_some(Self { splitter, merges })
+        let ids: HashSet<u32> = added.keys().copied().collect();
+        let plain = merges.ids().all(|id| !ids.contains(&id));
+        let only_control_tokens = added
+            .values()
+            .all(|token| is_control_token(token) && !token.lstrip && !token.rstrip && !token.single_word);
+        plain.then_some(Self { splitter, merges, only_control_tokens })
     }
 }
 
 impl BulkEncoder<'_> {
+    /// What [`encode_chat`] makes of a conversation.
+    ///
+    /// # Errors
+    /// As [`encode_chat`].
+    pub fn encode_chat(&mut self, template: &ChatTemplate, input: &ChatInput) -> Result<ChatPrompt> {
+        let tokenizer = self.bulk.tokenizer();
+        if !self.bulk.fast.as_ref().is_some_and(|fast| fast.only_control_tokens) {
+            return encode_chat(template, tokenizer, input);
+        }
+        // Between the template's control tokens there are none but strangers', which are plain text.
+        encode_chat_with(template, tokenizer, input, |text, ours, _| {
+            let (mut ids, mut done) = (Vec::new(), 0);
+            for token in ours {
+                let id = tokenizer.token_to_id(&text[token.start..token.end]);
+                let Some(id) = id.filter(|&id| tokenizer.is_added(id)) else { continue };
+                self.encode_plain(&text[done..token.start], &mut ids)?;
+                ids.push(id);
+                done = token.end;
+            }
+            self.encode_plain(&text[done..], &mut ids)?;
+            Ok(ids)
+        })
+    }
+
     /// Appends to `ids` what [`Tokenizer::encode_plain`] makes of `text`: control tokens in it are plain characters.
     ///
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
     pub fn encode_plain(&mut self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
-        let Some(Fast { splitter, merges }) = &self.bulk.fast else {
+        let Some(Fast { splitter, merges, .. }) = &self.bulk.fast else {
             ids.extend(self.bulk.tokenizer.encode_plain(text)?);
             return Ok(());
         };

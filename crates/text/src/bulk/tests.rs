@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 
 use super::BulkTokenizer;
-use crate::{BpeTraining, Digits, Tokenizer};
+use crate::{BpeTraining, ChatInput, ChatTemplate, Digits, Message, Tokenizer, TokenizerConfig};
 
 fn deepseek_v3() -> Tokenizer {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/deepseek-v3-tokenizer");
@@ -145,4 +145,33 @@ fn other_tokenizers_take_the_ordinary_way() {
     json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "x+".into();
     assert!(!bulk(&json).is_fast());
     check(&bulk(&json), &["xxThe 12345 cat".to_owned()]);
+}
+
+#[test]
+fn conversations_are_encoded_as_one_by_one() {
+    let template = include_bytes!("../../../../fixtures/deepseek-v3-tokenizer/tokenizer_config.json");
+    let config =
+        TokenizerConfig::from_bytes(template, Path::new("tokenizer_config.json")).expect("a fixture");
+    let template = ChatTemplate::from_tokenizer_config(&config).expect("it has one");
+    let conversations = [
+        vec![Message::user("Hi"), Message::assistant("Hello!")],
+        vec![
+            Message::system("床前明月光"),
+            Message::user(" <｜User｜><think> x </th"),
+            Message::assistant("ink>\n\ny 12"),
+        ],
+        vec![
+            Message::user("a"),
+            Message::assistant("<think>b</think>c"),
+            Message::user("<｜end▁of▁sentence｜>"),
+        ],
+    ];
+    for bulk in tokenizers() {
+        let mut encoder = bulk.encoder();
+        for messages in &conversations {
+            let input = ChatInput { messages, ..ChatInput::default() };
+            let expected = crate::encode_chat(&template, bulk.tokenizer(), &input).expect("encodes");
+            assert_eq!(encoder.encode_chat(&template, &input).expect("encodes"), expected, "{messages:?}");
+        }
+    }
 }
