@@ -91,11 +91,15 @@ pub struct TokenizerEntry {
 }
 
 impl TokenizerEntry {
-    pub(crate) fn of(directory: &Path) -> Result<Self> {
-        let tokenizer = Tokenizer::from_dir(directory)?;
+    pub(super) fn of(directory: &Path) -> Result<Self> {
+        Self::new(&Tokenizer::from_dir(directory)?, directory)
+    }
+
+    /// Of the tokenizer that was read from `directory`.
+    pub(crate) fn new(tokenizer: &Tokenizer, directory: &Path) -> Result<Self> {
         Ok(Self {
             hash: hash_of(&directory.join(TOKENIZER))?,
-            vocab_size: highest_id(&tokenizer) + 1,
+            vocab_size: highest_id(tokenizer) + 1,
             bos_token_id: tokenizer.bos_token_id(),
             eos_token_id: tokenizer.eos_token_id(),
         })

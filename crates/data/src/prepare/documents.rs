@@ -86,7 +86,7 @@ impl Tokens {
             true => tokenizer.id_to_token(id).map_or(0, |token| token.len() as u32),
             false => 0,
         };
-        let entry = TokenizerEntry::of(directory)?;
+        let entry = TokenizerEntry::new(tokenizer, directory)?;
         let added_bytes = (0..entry.vocab_size).map(bytes).collect();
         let template = chat.as_ref().map(ChatTemplate::source);
         let fingerprint = json!([entry, template]).to_string();

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use serde_json::Value;
 
+use super::han::Han;
 use crate::byte_level::symbol_of;
 
 /// Words up to this many bytes are merged by looking through all pairs, longer ones with a heap.
@@ -17,6 +18,8 @@ pub(super) struct Merges {
     of_byte: [u32; 256],
     /// Open addressing; a power of two, at most half full.
     slots: Vec<Slot>,
+    /// Runs of Han characters, where they can be merged from characters.
+    han: Option<Han>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ const EMPTY: Slot = Slot { pair: (NONE, NONE), rank: NONE, merged: NONE };
 /// Buffers that are kept between words.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
     /// Of the pair of an id and its right neighbour.
     ranks: Vec<(u32, u32)>,
     /// Neighbours, for long words; [`NONE`] at the edges.
@@ -55,12 +58,13 @@ impl Merges {
         }
         let pairs = model["merges"].as_array()?;
         let slots = vec![EMPTY; (pairs.len() * 2).next_power_of_two().max(2)];
-        let mut merges = Self { of_byte, slots };
+        let mut merges = Self { of_byte, slots, han: None };
         for (rank, pair) in (0..NONE).zip(pairs) {
             let (left, right) = (pair[0].as_str()?, pair[1].as_str()?);
             let merged = id(&format!("{left}{right}"))?;
             merges.insert(Slot { pair: (id(left)?, id(right)?), rank, merged });
         }
+        merges.han = Han::new(model, &merges);
         Some(merges)
     }
 
@@ -95,6 +99,14 @@ impl Merges {
 
     /// Appends the ids of `word`.
     pub(super) fn apply(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let han = self.han.as_ref().filter(|_| word.len() <= 3 * SHORT);
+        if !han.is_some_and(|han| han.apply(word, self, scratch, ids)) {
+            self.apply_bytes(word, scratch, ids);
+        }
+    }
+
+    /// The same from bytes.
+    pub(super) fn apply_bytes(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
         match word {
             [] => {}
             &[byte] => ids.push(self.of_byte[byte as usize]),
@@ -105,9 +117,14 @@ impl Merges {
 
     /// The pair of lowest rank, the first of equal ones, until there is none.
     fn apply_short(&self, word: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        scratch.ids.clear();
+        scratch.ids.extend(word.iter().map(|&byte| self.of_byte[byte as usize]));
+        self.merge_ids(scratch, out);
+    }
+
+    /// Merges the ids in `scratch` and appends what they become.
+    pub(super) fn merge_ids(&self, scratch: &mut Scratch, out: &mut Vec<u32>) {
         let Scratch { ids, ranks, .. } = scratch;
-        ids.clear();
-        ids.extend(word.iter().map(|&byte| self.of_byte[byte as usize]));
         ranks.clear();
         ranks.extend(ids.array_windows().map(|&[left, right]| self.find(left, right)));
         loop {

@@ -6,6 +6,7 @@
 
 mod cache;
 mod classes;
+mod han;
 mod merges;
 mod splitter;
 #[cfg(test)]
