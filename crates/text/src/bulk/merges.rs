@@ -195,9 +195,9 @@ impl Merges {
     }
 }
 
-/// Where to look for a pair first.
+/// Where to look for a pair first: the highest bits, which all bits of both ids have changed.
 #[inline]
 fn start((left, right): (u32, u32)) -> usize {
-    let key = u64::from(left) << 32 | u64::from(right);
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24) as usize
+    let key = (u64::from(left) << 32 | u64::from(right)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((key ^ (key >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 32) as usize
 }
