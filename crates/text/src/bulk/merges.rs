@@ -18,6 +18,8 @@ pub(super) struct Merges {
     of_byte: [u32; 256],
     /// Open addressing; a power of two, at most half full.
     slots: Vec<Slot>,
+    /// A bit for each pair that is merged, eight bits for each slot: most pairs are none, and this is small enough to stay near.
+    known: Vec<u64>,
     /// Runs of Han characters, where they can be merged from characters.
     han: Option<Han>,
 }
@@ -57,8 +59,9 @@ impl Merges {
             *place = id(symbol_of(byte).encode_utf8(&mut [0; 4]))?;
         }
         let pairs = model["merges"].as_array()?;
-        let slots = vec![EMPTY; (pairs.len() * 2).next_power_of_two().max(2)];
-        let mut merges = Self { of_byte, slots, han: None };
+        let slots = vec![EMPTY; (pairs.len() * 2).next_power_of_two().max(8)];
+        let known = vec![0; slots.len() / 8];
+        let mut merges = Self { of_byte, slots, known, han: None };
         for (rank, pair) in (0..NONE).zip(pairs) {
             let (left, right) = (pair[0].as_str()?, pair[1].as_str()?);
             let merged = id(&format!("{left}{right}"))?;
@@ -75,8 +78,10 @@ impl Merges {
     }
 
     fn insert(&mut self, slot: Slot) {
-        let mask = self.slots.len() - 1;
-        let mut at = start(slot.pair) & mask;
+        let (mask, hash) = (self.slots.len() - 1, start(slot.pair));
+        let bit = hash % (self.known.len() * 64);
+        self.known[bit / 64] |= 1 << (bit % 64);
+        let mut at = hash & mask;
         while self.slots[at].rank != NONE && self.slots[at].pair != slot.pair {
             at = (at + 1) & mask;
         }
@@ -86,8 +91,12 @@ impl Merges {
     /// Rank and result of a pair; the rank [`NONE`] if it is not merged.
     #[inline]
     fn find(&self, left: u32, right: u32) -> (u32, u32) {
-        let mask = self.slots.len() - 1;
-        let mut at = start((left, right)) & mask;
+        let (mask, hash) = (self.slots.len() - 1, start((left, right)));
+        let bit = hash & (self.known.len() * 64 - 1);
+        if self.known[bit / 64] >> (bit % 64) & 1 == 0 {
+            return (NONE, NONE);
+        }
+        let mut at = hash & mask;
         loop {
             let slot = &self.slots[at];
             if slot.pair == (left, right) || slot.rank == NONE {
