@@ -59,6 +59,10 @@ impl LateBar {
         Self::new(message, "{pos}/{len} questions")
     }
 
+    pub(crate) fn of_documents(message: &'static str) -> Self {
+        Self::new(message, "{pos}/{len} documents")
+    }
+
     pub(crate) fn of_bytes(message: &'static str) -> Self {
         Self::new(message, "{bytes}/{total_bytes} {bytes_per_sec}")
     }

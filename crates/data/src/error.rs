@@ -92,11 +92,86 @@ pub enum Error {
     #[error("stopped; no dataset was made")]
     Stopped,
 
+    #[error("{}: not valid TOML: {reason}", file.display())]
+    Syntax { file: PathBuf, reason: String },
+
+    #[error("{}: {field}: {problem}", file.display())]
+    Config { file: PathBuf, field: String, problem: String },
+
+    #[error("--set {given:?} should look like pack.validation=0.01 or source.0.epochs=2: {reason}")]
+    Override { given: String, reason: String },
+
+    #[error(
+        "{name:?}: the pattern {pattern:?} gives no file: {reason}; correct `paths`, which start at the configuration's folder"
+    )]
+    NoFiles { name: String, pattern: String, reason: String },
+
+    #[error(
+        "{}: the name does not say how the file is written; set the source's `format` to jsonl, txt or parquet",
+        path.display()
+    )]
+    UnknownFormat { path: PathBuf },
+
+    #[error("{}: {reason}; fetch or make the file again, or correct the source", path.display())]
+    BadInput { path: PathBuf, reason: String },
+
+    #[error(
+        "{}, {place}: no document: {reason}; correct the file or the source's fields, or leave such records out with \
+         on_invalid = \"skip\"", path.display()
+    )]
+    BadRecord { path: PathBuf, place: String, reason: String },
+
+    #[error(
+        "{}, {place}: longer than {limit} bytes; if that is right, raise the source's `max_record_bytes`",
+        path.display()
+    )]
+    RecordTooLong { path: PathBuf, place: String, limit: u64 },
+
+    #[error(
+        "the tokenizer in {} has no eos token, so no document could end; name one as eos_token in tokenizer_config.json",
+        directory.display()
+    )]
+    NoEndOfDocument { directory: PathBuf },
+
+    #[error(
+        "the tokenizer in {} has no {token}, which fill_in_the_middle writes; set the rate to 0, or take another tokenizer",
+        directory.display()
+    )]
+    NoFillInTheMiddle { directory: PathBuf, token: &'static str },
+
+    #[error(
+        "the tokenizer is not trained yet ({} is missing); run `fathom data prepare` with --only-tokenizer first, once, \
+         then the tasks", directory.display()
+    )]
+    NoTokenizerYet { directory: PathBuf },
+
+    #[error(
+        "{missing} of {files} input files are not prepared as this configuration wants it, the first is {} (number \
+         {index}: of n tasks, task {index} modulo n makes it); run its task, or all of it without --finish", first.display()
+    )]
+    MissingStages { missing: usize, files: usize, first: PathBuf, index: usize },
+
+    #[error(
+        "nothing is left of {read} documents to train on, so there is nothing to put into {}; look at the filters and at \
+         pack.validation", out.display()
+    )]
+    NoDocuments { out: PathBuf, read: u64 },
+
+    #[error(
+        "nothing is left of the {read} documents of the source {name:?}, so it can have no weight; look at its filters, or \
+         leave it out"
+    )]
+    EmptySource { name: String, read: u64 },
+
     #[error(transparent)]
     Text(#[from] fathom_text::Error),
 }
 
 impl Error {
+    pub(crate) fn config(file: &Path, field: &str, problem: String) -> Self {
+        Self::Config { file: file.to_owned(), field: field.to_owned(), problem }
+    }
+
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }

@@ -1,8 +1,9 @@
 //! Documents become shuffled, packed token shards, and shards become batches.
 //!
 //! A prepared **dataset** is a directory: a manifest (`dataset.json`), the tokenizer, and token shards of two
-//! splits, `train` and `validation` ([docs/formats/token-shards.md]). [`DatasetWriter`] makes one from token ids
-//! (or [`ShardWriter`] a single file), [`Dataset::open`] checks and maps it, and [`Loader`] turns its training split
+//! splits, `train` and `validation` ([docs/formats/token-shards.md]). [`prepare::prepare`] makes one from raw text
+//! as a `data.toml` says, [`prepare_chat`] from conversations whose answers are to be learnt, [`DatasetWriter`] from token
+//! ids (or [`ShardWriter`] a single file); [`Dataset::open`] checks and maps it, and [`Loader`] turns its training split
 //! into shuffled batches whose position can be saved and restored exactly.
 //!
 //! ```no_run
@@ -31,6 +32,7 @@ mod error;
 pub mod generate;
 mod loader;
 mod permutation;
+pub mod prepare;
 mod publish;
 mod shards;
 #[cfg(test)]

@@ -51,6 +51,18 @@ pub(crate) fn write(target: &Path, contents: &[u8]) -> Result<()> {
     unfinished.publish()
 }
 
+/// Removes what processes left behind that were killed while they wrote to `directory`. Nobody else may be writing to it.
+pub(crate) fn remove_unfinished(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(Error::io(directory, "read"))? {
+        let path = entry.map_err(Error::io(directory, "read"))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name.ends_with(SUFFIX) {
+            fs::remove_file(&path).map_err(Error::io(&path, "remove"))?;
+        }
+    }
+    Ok(())
+}
+
 /// Waits until the rename of `file` is on the disk.
 fn sync_directory(file: &Path) -> Result<()> {
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -4,24 +4,33 @@
 //! the 68 others are given U+0100, U+0101, … in order. Vocabularies are written in this alphabet, so a
 //! space is `Ġ` and a token may be half a character.
 
+/// The bytes that cannot stand for themselves, in order.
+const SHIFTED: [u8; 68] = {
+    let mut shifted = [0; 68];
+    let (mut byte, mut n) = (0u8, 0);
+    while n < shifted.len() {
+        if !prints_as_itself(byte as u32) {
+            shifted[n] = byte;
+            n += 1;
+        }
+        byte = byte.wrapping_add(1);
+    }
+    shifted
+};
+
 /// The byte for which `symbol` stands, `None` if it is not of the alphabet.
 pub(crate) fn byte_of(symbol: char) -> Option<u8> {
-    /// The bytes that cannot stand for themselves, in order.
-    const SHIFTED: [u8; 68] = {
-        let mut shifted = [0; 68];
-        let (mut byte, mut n) = (0u8, 0);
-        while n < shifted.len() {
-            if !prints_as_itself(byte as u32) {
-                shifted[n] = byte;
-                n += 1;
-            }
-            byte = byte.wrapping_add(1);
-        }
-        shifted
-    };
     match symbol as u32 {
         code if prints_as_itself(code) => Some(code as u8),
         code => SHIFTED.get(code.checked_sub(0x100)? as usize).copied(),
+    }
+}
+
+/// The symbol that stands for `byte`.
+pub(crate) fn symbol_of(byte: u8) -> char {
+    match SHIFTED.iter().position(|&shifted| shifted == byte) {
+        Some(place) => char::from_u32(0x100 + place as u32).expect("letters of Latin Extended"),
+        None => byte as char,
     }
 }
 
@@ -56,6 +65,7 @@ mod tests {
         bytes.sort_unstable();
         bytes.dedup();
         assert_eq!(bytes.len(), 256);
+        assert!((0..=255).all(|byte| byte_of(symbol_of(byte)) == Some(byte)));
         for (symbol, byte) in [('Ġ', b' '), ('Ċ', b'\n'), ('ĉ', b'\t'), ('a', b'a'), ('Ń', 0xad)] {
             assert_eq!(byte_of(symbol), Some(byte), "{symbol}");
         }

@@ -88,6 +88,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// The pattern that a tokenizer to be trained is to isolate is none.
+    #[error("`isolate`: expected a regular expression, got {pattern:?}: {reason}; correct the pattern")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What the parser said.
+        reason: String,
+    },
+
     /// There is no chat template.
     #[error(
         "no chat template: {place} has none; use --raw to send the prompt as it is, or put a \

@@ -6,6 +6,7 @@
 //! - [`Tokenizer`] encodes and decodes exactly as Hugging Face does, from a model folder's
 //!   `tokenizer.json` and `tokenizer_config.json` ([`TokenizerConfig`]);
 //! - [`GgufVocabulary`] is the same in the form of GGUF metadata;
+//! - [`BulkTokenizer`] does it for corpora, and [`BpeTraining`] makes a tokenizer of one's own;
 //! - [`StreamDecoder`] turns ids into text one at a time, as they are sampled;
 //! - [`ChatTemplate`] renders [`Message`]s into the prompt that the model was trained on;
 //! - [`encode_chat`] makes ids of them, in which nobody's words can pose as control tokens, and [`encode_fim`]
@@ -32,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod byte_level;
 mod chat;
 mod config;
@@ -49,7 +51,9 @@ mod stream;
 mod template;
 mod tokenizer;
 mod tool_calls;
+mod training;
 
+pub use bulk::{BulkEncoder, BulkTokenizer};
 pub use chat::{ChatInput, Message};
 pub use config::{NamedTemplate, SpecialTokens, TokenizerConfig};
 pub use error::{Error, Result};
@@ -62,3 +66,4 @@ pub use stream::StreamDecoder;
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use tool_calls::{ToolCallFormat, ToolCallParser, ToolChoice, ToolPiece, after_reasoning, tool_grammar};
+pub use training::{BpeTraining, Digits, SMALLEST_VOCABULARY, SPECIAL_TOKENS, TrainedTokenizer};

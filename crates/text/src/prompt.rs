@@ -35,6 +35,18 @@ pub struct ChatPrompt {
 /// # Errors
 /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
 pub fn encode_chat(template: &ChatTemplate, tokenizer: &Tokenizer, input: &ChatInput) -> Result<ChatPrompt> {
+    encode_chat_with(template, tokenizer, input, |text, ours, theirs| {
+        encode_between(tokenizer, text, ours, theirs)
+    })
+}
+
+/// The same with another way to encode the text, of which the template's control tokens and strangers' are given.
+pub(crate) fn encode_chat_with(
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    input: &ChatInput,
+    encode: impl FnOnce(&str, &[Occurrence], &[Occurrence]) -> Result<Vec<u32>>,
+) -> Result<ChatPrompt> {
     let tools = input.tools.unwrap_or_default();
     let marked_tools: Vec<Value> = tools.iter().map(|tool| mark_value(tokenizer, tool)).collect();
     let mut messages: Vec<Message> =
@@ -57,7 +69,7 @@ pub fn encode_chat(template: &ChatTemplate, tokenizer: &Tokenizer, input: &ChatI
     let unmarked = control.unmark(&rendered);
     let (ours, theirs) = control.sort(&unmarked);
     let text = unmarked.text;
-    let ids = encode_between(tokenizer, &text, &ours, &theirs)?;
+    let ids = encode(&text, &ours, &theirs)?;
     let end = text.trim_end().len();
     let starts_in_reasoning = ours.last().is_some_and(|last| last.end == end) && text[..end].ends_with(THINK);
     Ok(ChatPrompt { ids, text, starts_in_reasoning })

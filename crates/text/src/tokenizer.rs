@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{
-    Encoding, Model as _, NormalizedString, Normalizer as _, NormalizerWrapper, OffsetType,
+    AddedToken, Encoding, Model as _, NormalizedString, Normalizer as _, NormalizerWrapper, OffsetType,
     PreTokenizedString, PreTokenizer as _, Tokenizer as HfTokenizer,
 };
 
@@ -260,12 +260,22 @@ impl Tokenizer {
         &self.control_tokens
     }
 
+    /// Whether text is changed before it is cut.
+    pub(crate) fn has_normalizer(&self) -> bool {
+        let empty = |normalizer: &NormalizerWrapper| matches!(normalizer, NormalizerWrapper::Sequence(steps) if steps.as_ref().is_empty());
+        self.inner.get_normalizer().is_some_and(|normalizer| !empty(normalizer))
+    }
+
+    pub(crate) fn inner(&self) -> &HfTokenizer {
+        &self.inner
+    }
+
     /// `text` as the tokenizer's normalizer leaves it, if it has one that does anything to it.
     pub(crate) fn normalized(&self, text: &str) -> Option<String> {
-        let normalizer = self.inner.get_normalizer()?;
-        if matches!(normalizer, NormalizerWrapper::Sequence(steps) if steps.as_ref().is_empty()) {
+        if !self.has_normalizer() {
             return None;
         }
+        let normalizer = self.inner.get_normalizer()?;
         let mut normal = NormalizedString::from(text);
         normalizer.normalize(&mut normal).ok()?;
         Some(normal.get().to_owned()).filter(|normal| normal != text)
@@ -280,15 +290,17 @@ impl Tokenizer {
     }
 }
 
-/// The added tokens that are markup: those marked special, and those in angle brackets (DeepSeek does not mark all).
-/// `<think>` counts in any case, because a prompt that ends with it begins the reasoning. Other added tokens are words.
+/// Whether an added token is markup: marked special, or in angle brackets (DeepSeek does not mark all). Others are words.
+pub(crate) fn is_control_token(token: &AddedToken) -> bool {
+    token.special || (token.content.starts_with('<') && token.content.ends_with('>'))
+}
+
+/// The added tokens that are markup. `<think>` counts in any case, because a prompt that ends with it begins the reasoning.
 fn control_tokens(tokenizer: &HfTokenizer) -> ControlTokens {
     let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
     let mut tokens: Vec<(u32, String)> = added
         .iter()
-        .filter(|(_, token)| {
-            token.special || (token.content.starts_with('<') && token.content.ends_with('>'))
-        })
+        .filter(|(_, token)| is_control_token(token))
         .map(|(&id, token)| (id, token.content.clone()))
         .collect();
     tokens.sort_unstable();

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chat;
+mod data;
 mod fathom;
 mod generate;
 mod logits;

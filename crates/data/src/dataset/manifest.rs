@@ -92,10 +92,14 @@ pub struct TokenizerEntry {
 
 impl TokenizerEntry {
     pub(super) fn of(directory: &Path) -> Result<Self> {
-        let tokenizer = Tokenizer::from_dir(directory)?;
+        Self::new(&Tokenizer::from_dir(directory)?, directory)
+    }
+
+    /// Of the tokenizer that was read from `directory`.
+    pub(crate) fn new(tokenizer: &Tokenizer, directory: &Path) -> Result<Self> {
         Ok(Self {
             hash: hash_of(&directory.join(TOKENIZER))?,
-            vocab_size: highest_id(&tokenizer) + 1,
+            vocab_size: highest_id(tokenizer) + 1,
             bos_token_id: tokenizer.bos_token_id(),
             eos_token_id: tokenizer.eos_token_id(),
         })
@@ -151,7 +155,7 @@ impl Manifest {
         Self { format, version: VERSION, tokenizer, masked, train, validation, sources }
     }
 
-    pub(super) fn exists(directory: &Path) -> bool {
+    pub(crate) fn exists(directory: &Path) -> bool {
         directory.join(FILE).exists()
     }
 

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The tokenizer's files that go with the data.
-const TOKENIZER_FILES: [&str; 3] = [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json"];
+const TOKENIZER_FILES: [&str; 4] =
+    [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 
 /// Writes a dataset document by document; `dataset.json` comes last and makes it one.
 #[derive(Debug)]

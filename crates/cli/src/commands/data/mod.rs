@@ -10,9 +10,12 @@ use fathom_data::generate::Split;
 use serde::Serialize;
 
 mod arithmetic;
+mod inspect;
 mod poems;
+mod prepare;
+mod table;
 
-/// Make text for training and evaluation.
+/// Prepare data for training, and make text for training and evaluation.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -21,12 +24,16 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    Prepare(prepare::Args),
+    Inspect(inspect::Args),
     Arithmetic(arithmetic::Args),
     Poems(poems::Args),
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
+        Command::Prepare(args) => prepare::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Arithmetic(args) => arithmetic::run(args),
         Command::Poems(args) => poems::run(args),
     }
