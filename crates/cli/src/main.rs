@@ -17,6 +17,7 @@ mod line_reader;
 mod logging;
 mod model_args;
 mod sampling_args;
+mod shipped;
 mod terminal;
 
 use std::io;

@@ -11,13 +11,15 @@ use fathom_kernels::attention::CacheFormat;
 use fathom_kernels::gemm::WeightFormat;
 use fathom_model::{CacheOutcome, CacheUse, Config, LoadOptions, Model, Storage};
 
+use crate::shipped;
 use crate::terminal::{LateBar, without_controls};
 
 /// Which model, and how to hold it.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct ModelArgs {
-    /// Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or a .gguf file
-    #[arg(long, value_name = "DIR")]
+    /// Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or a .gguf file; "shipped" is
+    /// the small model that comes with this program (arithmetic, and classical Chinese poems)
+    #[arg(long, value_name = "DIR", default_value = shipped::WORD, value_parser = shipped::model)]
     pub(crate) model: PathBuf,
 
     #[command(flatten)]

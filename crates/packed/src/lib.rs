@@ -66,7 +66,7 @@ pub use error::{Error, Result};
 pub use layout::{ALIGNMENT, FORMAT_VERSION};
 pub use mapping::Mapping;
 pub use packed::{Entry, Outcome, Packed};
-pub use places::{place_in, places};
+pub use places::{cache_directory, place_in, places};
 pub use reason::Reason;
 pub use source::{ContentHash, Source};
 pub use writer::{Limits, Writer};

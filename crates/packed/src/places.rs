@@ -35,15 +35,25 @@ fn places_with(
         let name = checkpoint.file_name().unwrap_or_default().to_string_lossy();
         checkpoint.with_file_name(".fathom").join(format!("{}.{id}.packed", plain(&name)))
     };
+    let elsewhere =
+        cache_directory_with(variable).map(|cache| place_in(&cache.join("packed"), checkpoint, options_id));
+    std::iter::once(beside).chain(elsewhere).collect()
+}
+
+/// Where this user's Fathom keeps what it can make again: `$FATHOM_CACHE_DIR`, or else `$XDG_CACHE_HOME/fathom`, or else
+/// `~/.cache/fathom`. `None` where none of these variables is set.
+pub fn cache_directory() -> Option<PathBuf> {
+    cache_directory_with(|name| env::var_os(name))
+}
+
+fn cache_directory_with(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     // Specified: XDG directories that are not absolute are to be ignored.
     let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = variable("FATHOM_CACHE_DIR")
+    variable("FATHOM_CACHE_DIR")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
         .or_else(|| directory("XDG_CACHE_HOME").map(|path| path.join("fathom")))
-        .or_else(|| directory("HOME").map(|path| path.join(".cache/fathom")));
-    let elsewhere = cache.map(|cache| place_in(&cache.join("packed"), checkpoint, options_id));
-    std::iter::once(beside).chain(elsewhere).collect()
+        .or_else(|| directory("HOME").map(|path| path.join(".cache/fathom")))
 }
 
 /// The cache's file in a directory that many checkpoints share: `NAME-HASH.OPTIONS.packed`, where the hash is of

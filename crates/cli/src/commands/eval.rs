@@ -27,7 +27,7 @@ use crate::terminal::LateBar;
 /// arithmetic: sums, differences, products, divisions with remainder and short stories, in English and Chinese, on the
 /// held-out side of `fathom data arithmetic`; only the exact result, as it is asked for, counts. poems: regular classical
 /// poems by form and title, by form and first line, or by title, all of them held out; what counts is the form: lines,
-/// characters, punctuation, and the first line where it was given. Answers are sampled as the model's
+/// characters, punctuation. Answers are sampled as the model's
 /// generation_config.json recommends, unless flags say otherwise; the seed is 0 unless given, so that a result can be
 /// repeated.
 #[derive(clap::Args)]

