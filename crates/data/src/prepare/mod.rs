@@ -1,11 +1,11 @@
 //! Raw corpora become a dataset: `fathom data prepare`.
 //!
-//! Every input file becomes a **stage** by itself ([`stage`]): its records are read ([`input`]), normalised, judged
-//! ([`clean`]), compared with benchmarks ([`contamination`]), hashed ([`duplicates`]) and encoded ([`documents`]). Stages
+//! Every input file becomes a **stage** by itself (`stage`): its records are read (`input`), normalised, judged
+//! (`clean`), compared with benchmarks (`contamination`), hashed (`duplicates`) and encoded (`documents`). Stages
 //! do not know of each other, so that they can be made by one process or by a job array, in any order, and a stage that
 //! is there is not made again. The last step joins them: it finds duplicates over all stages, decides how much of each
-//! source is taken ([`mix`]), and packs the documents into shards ([`pack`]). A tokenizer that is to be trained comes
-//! before everything ([`tokenizer`]).
+//! source is taken (`mix`), and packs the documents into shards (`pack`). A tokenizer that is to be trained comes
+//! before everything (`tokenizer`).
 //!
 //! Memory does not grow with the corpus but for two bits per document; what the search for duplicates sorts at a time is
 //! bounded by `memory`, the rest is on the disk.

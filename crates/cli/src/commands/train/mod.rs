@@ -38,7 +38,7 @@ pub(crate) struct Args {
 /// The run file is that of `fathom train`, with model.from (a model's directory) and data.path (JSONL files, one
 /// conversation a line: {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}). The
 /// model's own chat template writes them down; only answers (their reasoning and their end) are learnt; several
-/// conversations share a sequence, and none sees another. With a [lora] table small matrices are trained beside the
+/// conversations share a sequence, and none sees another. With a table `lora` small matrices are trained beside the
 /// weights (rank, alpha, target_modules) and saved as PEFT's adapters; `fathom merge` adds them to the weights.
 #[derive(clap::Args)]
 #[command(after_help = "\
