@@ -1,6 +1,6 @@
 //! How fast a corpus becomes a dataset.
 //!
-//! `cargo bench -p fathom-data -- data.toml [KEY=VALUE …]` prepares it three times, into a scratch directory beside `out`,
+//! `cargo bench -p fathom-data --bench prepare -- data.toml [KEY=VALUE …]` prepares it three times, into a scratch directory beside `out`,
 //! and prints megabytes (10^6 bytes) of text read per second of wall clock and of processor time, end to end. Processor
 //! time is what says something on a machine that others use too; it is read from Linux.
 

@@ -1,6 +1,6 @@
 //! How fast a packed file opens, beside what the machine reads in the same minute.
 //!
-//! `cargo bench -p fathom-packed -- [GB] [DIRECTORY] [THREADS]`; 2, the system's scratch directory and 2
+//! `cargo bench -p fathom-packed --bench open -- [GB] [DIRECTORY] [THREADS]`; 2, the system's scratch directory and 2
 //! unless said otherwise. Medians of seven rounds, each of which measures everything once. A copy of the
 //! file that was written in pieces of 4 KiB shows what small pages cost.
 

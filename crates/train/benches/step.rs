@@ -1,7 +1,7 @@
 //! The training step on two configurations that PyTorch was measured on: what one costs, and how far it is from the floor.
 //!
 //! ```sh
-//! cargo bench -p fathom-train -- [--size S|M] [--dtype f32|bf16] [--steps 7] [--threads 2] [--optimizer adamw|muon]
+//! cargo bench -p fathom-train --bench step -- [--size S|M] [--dtype f32|bf16] [--steps 7] [--threads 2] [--optimizer adamw|muon]
 //! ```
 //!
 //! Prints one JSON object: tokens per second (median and best), useful GFLOP/s and their share of the multiplier's measured peak,
