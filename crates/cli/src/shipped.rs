@@ -87,4 +87,24 @@ mod tests {
         assert!(is_whole(&model));
         assert_eq!(super::model("some/where"), Ok(PathBuf::from("some/where")));
     }
+
+    #[test]
+    fn its_reasoning_stands_apart_from_the_answer() {
+        let cache = tempfile::tempdir().unwrap();
+        let tokenizer = fathom_text::Tokenizer::from_dir(&unpack(cache.path()).unwrap()).unwrap();
+        let text = "<think>D2+S5\n=7</think>7";
+        let ids = tokenizer.encode(text, false).unwrap();
+        let shown = tokenizer.decode(&ids, true).unwrap();
+        assert_eq!(shown, text, "the splitter needs the markup, so its tokens must not be special ones");
+        let mut splitter = fathom_text::ReasoningSplitter::new(false);
+        let mut pieces = splitter.push(&shown);
+        pieces.extend(splitter.finish());
+        let content: String = pieces
+            .iter()
+            .filter_map(
+                |piece| if let fathom_text::Piece::Content(text) = piece { Some(&**text) } else { None },
+            )
+            .collect();
+        assert_eq!(content, "7");
+    }
 }
