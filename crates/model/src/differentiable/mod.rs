@@ -74,7 +74,7 @@ pub struct Losses {
     pub main: f32,
     /// The same of every MTP module.
     pub mtp: Vec<f32>,
-    /// Cross-entropy of every position `[batch · seq]`, in nats.
+    /// Cross-entropy of every position `[batch · seq]`, in nats; 0 where the target does not count.
     pub per_token: Tensor,
     /// The balance terms, factors included.
     pub balance: f32,

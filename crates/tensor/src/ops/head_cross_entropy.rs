@@ -2,7 +2,8 @@
 //!
 //! Rows are taken in chunks: logits of a chunk, their losses, and, where a tape records, at once their gradients, so
 //! that no product is computed twice. What is kept for backward is the gradient of the hidden states and that of the
-//! head, both to be multiplied by the gradient of the loss, a single number.
+//! head, both to be multiplied by the gradient of the loss, a single number. Rows that do not count, as a prompt's in
+//! fine-tuning, are left out before the products.
 
 use fathom_kernels::matmul::{Operand, Product, View, matmul};
 use fathom_kernels::training::cross_entropy;
@@ -19,7 +20,7 @@ const CHUNK: usize = 1 << 22;
 pub struct HeadLoss {
     /// `Σ coefficient · loss` over the rows, a single number.
     pub loss: Var,
-    /// The cross-entropy of every row in nats, `[rows]`.
+    /// The cross-entropy of every row in nats, `[rows]`; 0 where the coefficient is.
     pub losses: Tensor,
 }
 
@@ -34,7 +35,8 @@ struct Pass<'a> {
 
 impl Var {
     /// Cross-entropy of `softmax(self · headᵀ)`: `self [.., hidden]`, `head [vocab, hidden]`, `targets` and
-    /// `coefficients` one per row. A row's loss counts `coefficient` times: `1 / rows` everywhere is the mean.
+    /// `coefficients` one per row. A row's loss counts `coefficient` times: `1 / rows` everywhere is the mean. Rows with
+    /// coefficient 0 cost nothing.
     ///
     /// # Panics
     /// If the shapes do not fit, or a target is not in the vocabulary.
@@ -49,17 +51,26 @@ impl Var {
             coefficients.len()
         );
         let context = self.context().clone();
+        let counted: Vec<usize> = (0..rows).filter(|&row| coefficients[row] != 0.0).collect();
+        let all = counted.len() == rows;
+        let states = if all { self.value().clone() } else { pick_rows(&context, self.value(), &counted) };
         let pass = Pass {
             context: &context,
-            hidden: self.value(),
+            hidden: &states,
             head: head.value(),
-            targets: targets.values(),
-            coefficients,
+            targets: &counted.iter().map(|&row| targets.values()[row]).collect::<Vec<_>>(),
+            coefficients: &counted.iter().map(|&row| coefficients[row]).collect::<Vec<_>>(),
         };
         let records = self.tape().records();
-        let mut dhidden = (records && self.needs_gradient()).then(|| context.build([rows, hidden], |_| {}));
+        let mut dhidden =
+            (records && self.needs_gradient()).then(|| context.build([counted.len(), hidden], |_| {}));
         let mut dhead = (records && head.needs_gradient()).then(|| context.build([vocab, hidden], |_| {}));
-        let losses = context.build([rows], |losses| pass.run(losses, dhidden.as_mut(), dhead.as_mut()));
+        let mut losses =
+            context.build([counted.len()], |losses| pass.run(losses, dhidden.as_mut(), dhead.as_mut()));
+        if !all {
+            losses = place_rows(&context, &losses, &counted, &[rows]);
+            dhidden = dhidden.map(|dhidden| place_rows(&context, &dhidden, &counted, self.shape()));
+        }
         let sum =
             losses.values().iter().zip(coefficients).map(|(&l, &c)| f64::from(l) * f64::from(c)).sum::<f64>();
         let (slot, head_slot) = (self.slot(), head.slot());
@@ -77,6 +88,27 @@ impl Var {
             });
         HeadLoss { loss, losses }
     }
+}
+
+/// The rows `counted` of `from [.., width]`, in order.
+fn pick_rows(context: &Context, from: &Tensor, counted: &[usize]) -> Tensor {
+    let width = from.rows().1;
+    context.build([counted.len(), width], |to| {
+        for (to, &row) in to.chunks_exact_mut(width).zip(counted) {
+            to.copy_from_slice(&from.values()[row * width..][..width]);
+        }
+    })
+}
+
+/// A tensor of `shape` whose rows `counted` are those of `from`, and all others 0.
+fn place_rows(context: &Context, from: &Tensor, counted: &[usize], shape: &[usize]) -> Tensor {
+    context.build(shape, |to| {
+        to.fill(0.0);
+        let width = from.values().len() / counted.len().max(1);
+        for (index, &row) in counted.iter().enumerate() {
+            to[row * width..][..width].copy_from_slice(&from.values()[index * width..][..width]);
+        }
+    })
 }
 
 impl Pass<'_> {
@@ -154,6 +186,30 @@ mod tests {
         check_gradients(&[&[2, 3, 4], &[5, 4]], |vars| {
             vars[0].head_cross_entropy(&vars[1], &targets, &coefficients).loss.scale(0.7)
         });
+    }
+
+    #[test]
+    fn rows_that_do_not_count_change_nothing() {
+        let context = context();
+        let (x, w) = (random(4 * 3, 1), random(5 * 3, 2));
+        let run = |states: &[f32], targets: Vec<u32>, coefficients: &[f32]| {
+            let tape = Tape::new(&context);
+            let hidden = tape.input(context.tensor([targets.len(), 3], states));
+            let head = tape.input(context.tensor([5, 3], &w));
+            let ids = Ids::new([targets.len()], targets);
+            let loss = hidden.head_cross_entropy(&head, &ids, coefficients);
+            let gradients = tape.backward(&loss.loss);
+            let [dhidden, dhead] = [&hidden, &head].map(|of| gradients.of(of).unwrap().values().to_vec());
+            (loss.losses.values().to_vec(), dhidden, dhead)
+        };
+        let (losses, dhidden, dhead) = run(&x, vec![4, 1, 0, 2], &[0.0, 0.5, 0.0, 2.0]);
+        let counted = [&x[3..6], &x[9..]].concat();
+        let (few_losses, few_dhidden, few_dhead) = run(&counted, vec![1, 2], &[0.5, 2.0]);
+        assert_eq!(losses, [0.0, few_losses[0], 0.0, few_losses[1]]);
+        assert_eq!(dhidden, [&[0.0; 3], &few_dhidden[..3], &[0.0; 3], &few_dhidden[3..]].concat());
+        assert_eq!(dhead, few_dhead);
+        let (losses, dhidden, dhead) = run(&x, vec![4, 1, 0, 2], &[0.0; 4]);
+        assert!([losses, dhidden, dhead].concat().iter().all(|&value| value == 0.0));
     }
 
     /// Several chunks, the last not full, against one row at a time.

@@ -1,31 +1,31 @@
 //! Integer products in 8 lanes of i32 with `vpmaddubsw` and `vpmaddwd`.
 //!
 //! `vpmaddubsw` adds two products in 16 bits and saturates. Codes of up to 6 bits cannot reach the limit
-//! (63 · 127 · 2); codes with offset 128 go in as magnitudes, and their signs into the activations
+//! (63 · 127 · 2); with offset 128, one to three rows take codes as magnitudes, and their signs into the activations
 //! (128 · 127 · 2), which makes the same integer sum.
 //!
 //! One to three rows multiply straight from the panels, prefetched 1 KiB ahead: unpacking would write each weight
-//! once for every time that it is used. More rows share an unpacked stretch.
+//! once for every time that it is used. More rows share an unpacked stretch (`avx2/strip.rs`).
+
+mod strip;
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_abs_epi8,
     _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_cvtepi8_epi32,
     _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_or_si256, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
-    _mm256_storeu_si256, _mm256_xor_si256,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_shuffle_epi8,
+    _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256,
+    _mm256_xor_si256,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
 use super::{SCALES_MAX, Tile, Unpacked};
 use crate::gemm::PANEL;
+pub(super) use strip::multiply;
 
 /// Lanes of a register, half a panel.
 const LANES: usize = PANEL / 2;
-
-/// Rows that share a pass over a panel.
-const STRIP: usize = 3;
 
 /// How far ahead of its use a weight line is prefetched, in bytes.
 const AHEAD: usize = 1024;
@@ -281,114 +281,6 @@ unsafe fn minimum<F: Format>(chunk: *const u8, run: usize, side: usize) -> __m25
                 _mm256_mul_ps(minimum, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(six)))
             }
             _ => minimum,
-        }
-    }
-}
-
-pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
-    let layout = stretch.layout;
-    assert!(stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES);
-    assert!(stretch.codes.len() >= tile.panels * Unpacked::PANEL_CODES);
-    assert!(stretch.scales.len().min(stretch.minima.len()) >= tile.panels * SCALES_MAX);
-    assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
-    let wide = layout.offset_log2 == Some(7);
-    for panel in 0..tile.panels {
-        for row in (0..tile.rows).step_by(STRIP) {
-            let out = block[(row * tile.panels + panel) * PANEL..].as_mut_ptr();
-            let strip = Strip { tile, first, row, panel, stretch, out };
-            // SAFETY: the asserts above and `Tile::check` bound everything that is read and written.
-            unsafe {
-                match (wide, tile.rows - row) {
-                    (false, 1) => strip.multiply::<1, false>(),
-                    (false, 2) => strip.multiply::<2, false>(),
-                    (false, _) => strip.multiply::<STRIP, false>(),
-                    (true, 1) => strip.multiply::<1, true>(),
-                    (true, 2) => strip.multiply::<2, true>(),
-                    (true, _) => strip.multiply::<STRIP, true>(),
-                }
-            }
-        }
-    }
-}
-
-/// Up to [`STRIP`] rows, from `row` on, times panel `panel` of an unpacked stretch that begins at column
-/// `first`.
-struct Strip<'a> {
-    tile: &'a Tile<'a>,
-    first: usize,
-    row: usize,
-    panel: usize,
-    stretch: &'a Unpacked<'a>,
-    /// The block of `row` and `panel`.
-    out: *mut f32,
-}
-
-impl Strip<'_> {
-    /// `WIDE`: codes have offset 128.
-    ///
-    /// # Safety
-    /// There are `R` rows, everything is as large as the tile says, and the CPU has AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn multiply<const R: usize, const WIDE: bool>(&self) {
-        let (tile, stretch) = (self.tile, self.stretch);
-        let (per_run, minimum) = (stretch.layout.scales.per_run(), stretch.layout.scales.minimum());
-        let quads = QUADS / per_run;
-        let out = |r: usize, side: usize| self.out.wrapping_add(r * tile.panels * PANEL + LANES * side);
-        // SAFETY: this function's contract.
-        unsafe {
-            let codes = stretch.codes.as_ptr().add(self.panel * Unpacked::PANEL_CODES);
-            let scales = stretch.scales.as_ptr().add(self.panel * SCALES_MAX);
-            let minima = stretch.minima.as_ptr().add(self.panel * SCALES_MAX);
-            let mut sums = [[_mm256_set1_ps(0.0); 2]; R];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                *sums = [_mm256_loadu_ps(out(r, 0)), _mm256_loadu_ps(out(r, 1))];
-            }
-            for run in 0..stretch.cols / RUN {
-                let at = |r: usize| (self.row + r) * tile.x.stride + self.first + run * RUN;
-                let head = |r: usize| &*tile.x.heads.as_ptr().add(at(r) / RUN);
-                for half in 0..per_run {
-                    let mut dots = [[_mm256_set1_epi32(0); 2]; R];
-                    if !WIDE {
-                        for (r, dots) in dots.iter_mut().enumerate() {
-                            let minus = head(r).minus(per_run, half) * stretch.layout.offset();
-                            *dots = [_mm256_set1_epi32(minus); 2];
-                        }
-                    }
-                    for q in half * quads..(half + 1) * quads {
-                        for side in 0..2 {
-                            let line = codes.add((run * QUADS + q) * QUAD_BYTES + 32 * side);
-                            let code = _mm256_loadu_si256(line.cast());
-                            for (r, dots) in dots.iter_mut().enumerate() {
-                                let x = tile.x.codes.as_ptr().add(at(r) + 4 * q).cast::<i32>();
-                                let x = _mm256_set1_epi32(x.read_unaligned());
-                                dots[side] = _mm256_add_epi32(dots[side], four_products::<WIDE>(code, x));
-                            }
-                        }
-                    }
-                    for side in 0..2 {
-                        let place = (run * per_run + half) * PANEL + LANES * side;
-                        let scale = _mm256_loadu_ps(scales.add(place));
-                        for r in 0..R {
-                            let scale = _mm256_mul_ps(scale, _mm256_set1_ps(head(r).scale));
-                            let dot = _mm256_cvtepi32_ps(dots[r][side]);
-                            sums[r][side] = _mm256_fmadd_ps(dot, scale, sums[r][side]);
-                        }
-                    }
-                }
-                if minimum {
-                    for side in 0..2 {
-                        let minimum = _mm256_loadu_ps(minima.add(run * PANEL + LANES * side));
-                        for (r, sums) in sums.iter_mut().enumerate() {
-                            let x = _mm256_set1_ps(head(r).scaled_sum);
-                            sums[side] = _mm256_fnmadd_ps(minimum, x, sums[side]);
-                        }
-                    }
-                }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                _mm256_storeu_ps(out(r, 0), sums[0]);
-                _mm256_storeu_ps(out(r, 1), sums[1]);
-            }
         }
     }
 }
