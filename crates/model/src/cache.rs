@@ -107,6 +107,17 @@ impl LatentCache {
         }
     }
 
+    /// Makes block `to` hold what `from` holds.
+    ///
+    /// # Panics
+    /// If there are no such blocks.
+    pub fn duplicate_block(&mut self, from: u32, to: u32) {
+        for layer in &mut self.layers {
+            let bytes = layer.block(from).to_vec();
+            layer.fill_block(to, &bytes);
+        }
+    }
+
     /// How latents are stored.
     pub fn format(&self) -> Option<CacheFormat> {
         self.layers.first().map(LatentRows::format)

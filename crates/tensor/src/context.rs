@@ -62,6 +62,12 @@ impl Context {
         tensor
     }
 
+    /// Lends `work` a buffer of the arena with room for `len` numbers, of unspecified contents.
+    pub fn scratch<R>(&self, len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+        let mut tensor = Tensor::unspecified([len].into(), &self.0.arena);
+        work(tensor.values_mut().expect("nobody else has seen the buffer"))
+    }
+
     /// Bytes of tensors alive at most at one time.
     pub fn peak_bytes(&self) -> usize {
         self.0.arena.peak_bytes()

@@ -33,11 +33,21 @@ impl DatasetWriter {
     /// # Errors
     /// A dataset that is there already; a tokenizer that cannot be read; a directory that cannot be written to.
     pub fn create(directory: &Path, tokenizer: &Path, masked: bool, tokens_per_shard: u64) -> Result<Self> {
+        Self::begin(directory, tokenizer, TokenizerEntry::of(tokenizer)?, masked, tokens_per_shard)
+    }
+
+    /// The same where the tokenizer has been read before: a large one takes a second.
+    pub(crate) fn begin(
+        directory: &Path,
+        tokenizer: &Path,
+        entry: TokenizerEntry,
+        masked: bool,
+        tokens_per_shard: u64,
+    ) -> Result<Self> {
         fs::create_dir_all(directory).map_err(Error::io(directory, "create"))?;
         if Manifest::exists(directory) {
             return Err(Error::AlreadyExists { path: directory.join("dataset.json") });
         }
-        let entry = TokenizerEntry::of(tokenizer)?;
         for name in TOKENIZER_FILES {
             let (from, to) = (tokenizer.join(name), directory.join(name));
             if from.exists() && from != to {

@@ -49,7 +49,7 @@ pub(crate) struct Tokens {
     markup: Option<Markup>,
     /// Bytes of each id that is an added token, 0 for the others.
     added_bytes: Vec<u32>,
-    vocab_size: u32,
+    entry: TokenizerEntry,
     /// Of the tokenizer's files.
     fingerprint: String,
 }
@@ -90,7 +90,7 @@ impl Tokens {
         let added_bytes = (0..entry.vocab_size).map(bytes).collect();
         let template = chat.as_ref().map(ChatTemplate::source);
         let fingerprint = json!([entry, template]).to_string();
-        Ok(Self { chat, bos, eos, markup, added_bytes, vocab_size: entry.vocab_size, fingerprint, bulk })
+        Ok(Self { chat, bos, eos, markup, added_bytes, entry, fingerprint, bulk })
     }
 }
 
@@ -140,7 +140,11 @@ impl Recipe {
     }
 
     pub(crate) fn vocab_size(&self) -> u32 {
-        self.tokens.vocab_size
+        self.tokens.entry.vocab_size
+    }
+
+    pub(crate) fn tokenizer(&self) -> TokenizerEntry {
+        self.tokens.entry.clone()
     }
 
     /// Names everything but the input files that stages depend on.

@@ -157,7 +157,7 @@ fn finish(
     progress: &Progress<'_>,
 ) -> Result<Outcome> {
     let corpus = mix::Corpus::new(config, plan, plan.stages()?, progress)?;
-    let report = pack::pack(config, &corpus, tokenizer, started, progress)?;
+    let report = pack::pack(config, &corpus, (tokenizer, plan.recipe.tokenizer()), started, progress)?;
     if !config.keep_stages {
         let stages = config.out.join("stages");
         drop(corpus);

@@ -9,7 +9,7 @@ use super::report::{PrepareReport, SourceReport};
 use super::{Phase, Progress};
 use crate::dataset::Source;
 use crate::permutation::Permutation;
-use crate::{DatasetWriter, Error, Result, publish};
+use crate::{DatasetWriter, Error, Result, TokenizerEntry, publish};
 
 /// Between two calls of the progress.
 const COPIES_PER_TELL: u64 = 1 << 12;
@@ -51,11 +51,12 @@ impl Copies {
 pub(crate) fn pack(
     config: &PrepareConfig,
     corpus: &Corpus,
-    tokenizer: &Path,
+    (tokenizer, entry): (&Path, TokenizerEntry),
     started: Instant,
     progress: &Progress<'_>,
 ) -> Result<PrepareReport> {
-    let mut writer = DatasetWriter::create(&config.out, tokenizer, false, config.pack.tokens_per_shard)?;
+    let mut writer =
+        DatasetWriter::begin(&config.out, tokenizer, entry, false, config.pack.tokens_per_shard)?;
     let mut sources: Vec<SourceReport> = corpus
         .sources
         .iter()

@@ -4,6 +4,9 @@
 //! namespace. Equal names mean equal latents, so sequences share blocks by name (vLLM's automatic prefix
 //! caching). A block that nobody holds keeps its name and its latents until it is needed, the one that has
 //! rested longest first.
+//!
+//! A prefix seldom ends where a block does. So every block behind a name also remembers its tokens, how few there may be:
+//! a sequence that begins as one of them does, and then differs, takes a copy ([`BlockPool::longest`]).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -59,6 +62,10 @@ pub(super) fn name_blocks(root: BlockName, tokens: &[u32], names: &mut Vec<Block
 struct Block {
     holders: u32,
     name: Option<BlockName>,
+    /// Whose latents are in it from its beginning; none where nobody may copy it.
+    tokens: Vec<u32>,
+    /// The name before it.
+    behind: Option<BlockName>,
     /// Its place among the resting.
     rests_since: u64,
 }
@@ -68,9 +75,11 @@ struct Block {
 pub(super) struct BlockPool {
     blocks: Vec<Block>,
     named: HashMap<BlockName, u32>,
-    /// Held by nobody and without a name.
+    /// Blocks with tokens, by the name before them.
+    behind: HashMap<BlockName, Vec<u32>>,
+    /// Held by nobody, without name and tokens.
     free: Vec<u32>,
-    /// Held by nobody but with a name, by the time they were put down.
+    /// Held by nobody but worth keeping, by the time they were put down.
     resting: BTreeMap<u64, u32>,
     clock: u64,
 }
@@ -81,6 +90,7 @@ impl BlockPool {
         Self {
             blocks: vec![Block::default(); blocks],
             named: HashMap::new(),
+            behind: HashMap::new(),
             free: (0..count).rev().collect(),
             resting: BTreeMap::new(),
             clock: 0,
@@ -115,15 +125,55 @@ impl BlockPool {
     /// One more holder of the block of this name.
     pub(super) fn share(&mut self, name: &BlockName) -> Option<u32> {
         let index = *self.named.get(name)?;
+        self.hold(index);
+        Some(index)
+    }
+
+    /// One more holder of a block that is not free.
+    pub(super) fn hold(&mut self, index: u32) {
         let block = &mut self.blocks[index as usize];
         if block.holders == 0 {
             self.resting.remove(&block.rests_since);
         }
         block.holders += 1;
-        Some(index)
     }
 
-    /// A block without contents; the longest rested one loses its name for it.
+    /// The block behind `name` that has the most of `tokens` from its beginning, and how many these are.
+    pub(super) fn longest(&self, name: &BlockName, tokens: &[u32]) -> Option<(u32, usize)> {
+        let common = |&index: &u32| {
+            self.block(index).tokens.iter().zip(tokens).take_while(|(own, wanted)| own == wanted).count()
+        };
+        let blocks = self.behind.get(name)?.iter();
+        blocks
+            .map(|index| (*index, common(index)))
+            .max_by_key(|(_, common)| *common)
+            .filter(|found| found.1 > 0)
+    }
+
+    /// A held block has the latents of `tokens`: others may copy it. One that says nothing new is not remembered.
+    pub(super) fn remember(&mut self, index: u32, behind: BlockName, tokens: &[u32]) {
+        self.forget(index);
+        if self.longest(&behind, tokens).is_some_and(|(_, common)| common == tokens.len()) {
+            return;
+        }
+        self.behind.entry(behind).or_default().push(index);
+        let block = &mut self.blocks[index as usize];
+        (block.tokens, block.behind) = (tokens.to_vec(), Some(behind));
+    }
+
+    /// Nobody may copy the block any more.
+    fn forget(&mut self, index: u32) {
+        let block = &mut self.blocks[index as usize];
+        block.tokens.clear();
+        let Some(behind) = block.behind.take() else { return };
+        let siblings = self.behind.get_mut(&behind).expect("it is among them");
+        siblings.retain(|&sibling| sibling != index);
+        if siblings.is_empty() {
+            self.behind.remove(&behind);
+        }
+    }
+
+    /// A block without contents; the longest rested one loses its name and its tokens for it.
     pub(super) fn take(&mut self) -> Option<u32> {
         let index = match self.free.pop() {
             Some(index) => index,
@@ -132,6 +182,7 @@ impl BlockPool {
                 if let Some(name) = self.blocks[index as usize].name.take() {
                     self.named.remove(&name);
                 }
+                self.forget(index);
                 index
             }
         };
@@ -163,7 +214,7 @@ impl BlockPool {
             if block.holders > 0 {
                 continue;
             }
-            if block.name.is_none() {
+            if block.name.is_none() && block.tokens.is_empty() {
                 self.free.push(index);
             } else {
                 self.clock += 1;
@@ -225,12 +276,23 @@ mod tests {
     proptest! {
         /// Whatever happens, every block is held, resting or free, and exactly once.
         #[test]
-        fn blocks_are_neither_lost_nor_lent_twice(steps in prop::collection::vec((0u8..4, 0usize..8), 1..200)) {
+        fn blocks_are_neither_lost_nor_lent_twice(steps in prop::collection::vec((0u8..6, 0usize..8), 1..200)) {
             let mut pool = BlockPool::new(6);
             let chain = names("", &(0..64 * 8).collect::<Vec<_>>());
             let mut held: Vec<u32> = Vec::new();
             for (what, which) in steps {
                 match what {
+                    4 if !held.is_empty() => {
+                        let block = held[which % held.len()];
+                        pool.remember(block, chain[which / 4], &[which as u32 % 4, 7, which as u32]);
+                    }
+                    5 => {
+                        if let Some((block, common)) = pool.longest(&chain[which / 4], &[which as u32 % 4, 7]) {
+                            prop_assert!(common <= 2);
+                            pool.hold(block);
+                            held.push(block);
+                        }
+                    }
                     0 => held.extend(pool.take()),
                     1 => held.extend(pool.share(&chain[which])),
                     2 if !held.is_empty() => {

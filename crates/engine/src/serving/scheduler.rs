@@ -52,6 +52,26 @@ impl Entry {
         self.tokens.len() - self.computed
     }
 
+    /// The name before block `index`.
+    fn name_before(&self, index: usize) -> BlockName {
+        index.checked_sub(1).map_or(self.root, |before| self.names[before])
+    }
+
+    /// A block that begins as the one behind the first `cached` blocks, and how many tokens of it can be used.
+    fn part_behind(&self, cached: usize, pool: &BlockPool) -> Option<(u32, usize)> {
+        let rest = &self.tokens[cached * BLOCK_TOKENS..self.tokens.len() - 1];
+        pool.longest(&self.name_before(cached), &rest[..rest.len().min(BLOCK_TOKENS)])
+    }
+
+    /// Tells the pool what the last block holds, if it is not full.
+    fn remember_part(&self, pool: &mut BlockPool) {
+        let (block, part) = (self.computed / BLOCK_TOKENS, self.computed % BLOCK_TOKENS);
+        if part > 0 {
+            let tokens = &self.tokens[block * BLOCK_TOKENS..][..part];
+            pool.remember(self.blocks[block], self.name_before(block), tokens);
+        }
+    }
+
     /// Whole blocks of a prefix that may come from a cache: the last token has to run, for its logits.
     fn cacheable(&self) -> &[BlockName] {
         &self.names[..(self.tokens.len() - 1) / BLOCK_TOKENS]
@@ -77,9 +97,18 @@ pub(super) struct Fetch {
     pub(super) blocks: Vec<(u32, BlockName)>,
 }
 
+/// A block to be copied before the step runs: another sequence begins as it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Copy {
+    /// Held until [`Scheduler::copied`].
+    pub(super) from: u32,
+    pub(super) to: u32,
+}
+
 /// One step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
+    pub(super) copies: Vec<Copy>,
     pub(super) work: Vec<Work>,
     /// Lost their blocks and wait again.
     pub(super) preempted: Vec<u64>,
@@ -237,6 +266,11 @@ impl Scheduler {
         self.running.push(id);
         let shared = entry.names[..cached].iter().map(|name| self.pool.share(name).expect("just found"));
         entry.blocks = shared.collect();
+        // Held before blocks are taken, so that it is not among them; only if there is one more to take.
+        let part = entry.part_behind(cached, &self.pool).filter(|_| blocks - cached < self.pool.available());
+        if let Some((from, _)) = part {
+            self.pool.hold(from);
+        }
         entry.blocks.extend((cached..blocks).map(|_| self.pool.take().expect("enough are available")));
         (entry.computed, entry.published) = (cached * BLOCK_TOKENS, cached);
         let on_disk =
@@ -245,10 +279,22 @@ impl Scheduler {
             entry.fetching = true;
             let fetched = entry.blocks[cached..].iter().copied().zip(entry.names[cached..].iter().copied());
             plan.fetches.push(Fetch { id, blocks: fetched.take(on_disk).collect() });
+            if let Some((from, _)) = part {
+                self.pool.put_down(&[from]);
+            }
             return;
+        }
+        if let Some((from, common)) = part {
+            plan.copies.push(Copy { from, to: entry.blocks[cached] });
+            entry.computed += common;
         }
         plan.admitted.push((id, entry.computed));
         plan.work.push(piece(id, entry, budget));
+    }
+
+    /// The block of [`Plan::copies`] has been copied.
+    pub(super) fn copied(&mut self, copy: &Copy) {
+        self.pool.put_down(&[copy.from]);
     }
 
     /// The blocks that a sequence waits for, from the first; none if it waits for none.
@@ -270,6 +316,8 @@ impl Scheduler {
         entry.published += count;
         for index in first..first + count {
             self.pool.publish(entry.blocks[index], entry.names[index]);
+            let tokens = &entry.tokens[index * BLOCK_TOKENS..][..BLOCK_TOKENS];
+            self.pool.remember(entry.blocks[index], entry.name_before(index), tokens);
         }
         Some(entry.computed)
     }
@@ -288,6 +336,7 @@ impl Scheduler {
     fn preempt(&mut self, id: u64) {
         self.running.retain(|&other| other != id);
         let entry = self.entries.get_mut(&id).expect("a running sequence has an entry");
+        entry.remember_part(&mut self.pool);
         self.pool.put_down(&std::mem::take(&mut entry.blocks));
         (entry.computed, entry.published, entry.draft, entry.fetching) = (0, 0, None, false);
         self.queue.push_front(&entry.tenant, id);
@@ -298,17 +347,25 @@ impl Scheduler {
         let entry = self.entries.get_mut(&id).expect("what ran has an entry");
         let prompt = tokens.min(entry.prompt.saturating_sub(entry.computed));
         self.queue.serve(&entry.tenant, prompt, tokens - prompt);
+        let had_prompt = entry.computed >= entry.prompt;
         entry.computed += tokens;
         assert!(entry.computed <= entry.tokens.len(), "only known tokens have latents");
         name_blocks(entry.root, &entry.tokens, &mut entry.names);
         let full = entry.published..entry.computed / BLOCK_TOKENS;
         entry.published = full.end;
         let mut new = Vec::new();
-        for (&block, &name) in entry.blocks[full.clone()].iter().zip(&entry.names[full]) {
+        for index in full {
+            let (block, name) = (entry.blocks[index], entry.names[index]);
             self.pool.publish(block, name);
+            let tokens = &entry.tokens[index * BLOCK_TOKENS..][..BLOCK_TOKENS];
+            self.pool.remember(block, entry.name_before(index), tokens);
             if self.pool.is_named(block) {
                 new.push((block, name));
             }
+        }
+        // The end of a prompt is worth copying while its answer is still being written.
+        if !had_prompt && entry.computed >= entry.prompt {
+            entry.remember_part(&mut self.pool);
         }
         new
     }
@@ -325,6 +382,7 @@ impl Scheduler {
     /// Forgets a sequence, wherever it is.
     pub(super) fn remove(&mut self, id: u64) {
         let Some(entry) = self.entries.remove(&id) else { return };
+        entry.remember_part(&mut self.pool);
         self.pool.put_down(&entry.blocks);
         if !self.queue.remove(&entry.tenant, id, false) {
             self.running.retain(|&other| other != id);

@@ -11,6 +11,7 @@ fn prompt(first: u32, len: usize) -> Vec<u32> {
 /// Runs one step: every latent is computed, every end reached appends `token`, drafts are accepted if equal.
 fn step(scheduler: &mut Scheduler, prompt_tokens: usize, token: u32) -> Plan {
     let plan = scheduler.plan(prompt_tokens);
+    plan.copies.iter().for_each(|copy| scheduler.copied(copy));
     for work in &plan.work {
         if work.reaches_end {
             scheduler.append(work.id, token);
@@ -56,8 +57,15 @@ fn a_prefix_is_computed_once_even_by_those_who_come_together() {
         "another namespace waits for none"
     );
     let plan = step(&mut scheduler, 1000, 7);
-    assert_eq!(plan.admitted, [(1, 192), (2, 192)]);
-    assert_eq!(tokens(&plan), [(0, 1), (3, 1), (1, 9), (2, 9)]);
+    assert_eq!(
+        plan.admitted,
+        [(1, 200), (2, 200)],
+        "three blocks, and a copy of what the fourth begins with"
+    );
+    let from = scheduler.entry(0).blocks[3];
+    let copy = |id| Copy { from, to: scheduler.entry(id).blocks[3] };
+    assert_eq!(plan.copies, [copy(1), copy(2)]);
+    assert_eq!(tokens(&plan), [(0, 1), (3, 1), (1, 1), (2, 1)]);
     assert_eq!(scheduler.entry(0).blocks[..3], scheduler.entry(2).blocks[..3]);
     assert_ne!(scheduler.entry(0).blocks[3], scheduler.entry(2).blocks[3]);
 }
@@ -69,7 +77,44 @@ fn the_last_token_of_a_cached_prompt_runs() {
     step(&mut scheduler, 128, 7);
     scheduler.remove(0);
     scheduler.add(1, "a", "", prompt(0, 128));
-    assert_eq!(tokens(&step(&mut scheduler, 128, 7)), [(1, 64)]);
+    assert_eq!(tokens(&step(&mut scheduler, 128, 7)), [(1, 1)]);
+}
+
+/// A conversation goes on in the middle of a block; what held it is copied, not shared, for others may go on otherwise.
+#[test]
+fn a_conversation_goes_on_where_it_ended() {
+    let mut scheduler = Scheduler::new(LIMITS, 100);
+    scheduler.add(0, "a", "", prompt(0, 70));
+    step(&mut scheduler, 128, 500);
+    step(&mut scheduler, 128, 501);
+    let block = scheduler.entry(0).blocks[1];
+    scheduler.remove(0);
+    assert_eq!(scheduler.pool.held(), 0);
+    let next = |end: u32| [prompt(0, 70), vec![500, end, 600, 601]].concat();
+    scheduler.add(1, "a", "", next(501));
+    scheduler.add(2, "a", "other", next(501));
+    let plan = step(&mut scheduler, 128, 7);
+    assert_eq!(
+        plan.admitted,
+        [(1, 71), (2, 0)],
+        "501 was written, but never computed; a stranger has nothing"
+    );
+    assert_eq!(plan.copies, [Copy { from: block, to: scheduler.entry(1).blocks[1] }]);
+    assert_ne!(block, scheduler.entry(1).blocks[1]);
+    scheduler.add(3, "a", "", next(777));
+    assert_eq!(step(&mut scheduler, 128, 7).admitted, [(3, 71)]);
+}
+
+/// With no block to spare the copy is left out, and nothing else changes.
+#[test]
+fn a_copy_never_takes_the_last_block() {
+    let mut scheduler = Scheduler::new(LIMITS, 2);
+    scheduler.add(0, "a", "", prompt(0, 100));
+    step(&mut scheduler, 128, 7);
+    scheduler.remove(0);
+    scheduler.add(1, "a", "", prompt(0, 110));
+    let plan = step(&mut scheduler, 128, 7);
+    assert_eq!((plan.admitted, plan.copies), (vec![(1, 64)], vec![]));
 }
 
 #[test]
@@ -143,12 +188,15 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 proptest! {
-    /// No sequence writes to a block that another reads, none runs without blocks, all come to their end.
+    /// No sequence writes to a block that another reads, none runs without blocks, what it counts as computed is its own
+    /// prefix, and all come to their end.
     #[test]
     fn every_schedule_is_sound(happenings in prop::collection::vec(happening(), 1..120)) {
         let limits = Limits { sequences: 3, step_tokens: 100, context: 400 };
         let mut scheduler = Scheduler::new(limits, 7);
         let (mut ids, mut next) = (Vec::new(), 0);
+        // Whose latents are where.
+        let mut cache = [[u32::MAX; BLOCK_TOKENS]; 7];
         for happening in happenings {
             match happening {
                 Happening::Add { tenant, first, len } => {
@@ -163,11 +211,24 @@ proptest! {
                 Happening::Step { prompt_tokens, draft } => {
                     let plan = scheduler.plan(prompt_tokens);
                     prop_assert!(plan.work.len() <= 3);
+                    for copy in &plan.copies {
+                        cache[copy.to as usize] = cache[copy.from as usize];
+                        scheduler.copied(copy);
+                    }
                     for work in &plan.work {
                         let entry = scheduler.entry(work.id);
                         let rows = work.tokens + usize::from(work.draft.is_some());
                         let written = entry.computed / BLOCK_TOKENS..(entry.computed + rows).div_ceil(BLOCK_TOKENS);
                         prop_assert!(written.end <= entry.blocks.len());
+                        let place = |at: usize| (entry.blocks[at / BLOCK_TOKENS] as usize, at % BLOCK_TOKENS);
+                        for at in 0..entry.computed {
+                            let (block, row) = place(at);
+                            prop_assert_eq!(cache[block][row], entry.tokens[at], "token {} of {}", at, work.id);
+                        }
+                        for at in entry.computed..entry.computed + work.tokens {
+                            let (block, row) = place(at);
+                            cache[block][row] = entry.tokens[at];
+                        }
                         for &block in &entry.blocks[written] {
                             let holders = ids.iter().filter(|id| scheduler.entry(**id).blocks.contains(&block));
                             prop_assert_eq!(holders.count(), 1);
@@ -187,7 +248,7 @@ proptest! {
                 }
             }
         }
-        for _ in 0..5000 {
+        for _ in 0..50000 {
             if ids.is_empty() {
                 break;
             }

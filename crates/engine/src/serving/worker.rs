@@ -216,6 +216,10 @@ impl Worker {
             (active.sequence, active.mtp) = (Sequence::default(), None);
         }
         self.shared.statistics().preemptions += plan.preempted.len() as u64;
+        for copy in &plan.copies {
+            self.cache.duplicate_block(copy.from, copy.to);
+            self.scheduler.copied(copy);
+        }
         for &(id, cached) in &plan.admitted {
             self.begin(id, cached);
         }

@@ -86,10 +86,10 @@ fn spared_parameters_do_not_shrink() {
 /// with orthogonal rows already, the result is those rows at unit length.
 #[test]
 fn newton_schulz_makes_orthogonal() {
-    let compute = Compute::with_isa(Isa::best(), 2);
+    let context = context();
     for (count, rows, cols) in [(1, 4, 9), (3, 8, 5), (2, 6, 6)] {
         let mut matrices = numbers(count * rows * cols, 3);
-        orthogonalized(&compute, &mut matrices, [count, rows, cols]);
+        muon::orthogonalize(&context, &mut matrices, [count, rows, cols]);
         let small = rows.min(cols);
         for matrix in matrices.chunks_exact(rows * cols) {
             for i in 0..small {
@@ -106,13 +106,9 @@ fn newton_schulz_makes_orthogonal() {
     }
     let mut diagonal = vec![0.0; 12];
     (diagonal[0], diagonal[5], diagonal[10]) = (5.0, -0.3, 1.0);
-    orthogonalized(&compute, &mut diagonal, [1, 3, 4]);
+    muon::orthogonalize(&context, &mut diagonal, [1, 3, 4]);
     let got = [diagonal[0], diagonal[5], diagonal[10]];
     assert!(got.iter().zip([1.0, -1.0, 1.0]).all(|(got, want)| (got - want).abs() < 1e-2), "{got:?}");
-}
-
-fn orthogonalized(compute: &Compute, matrices: &mut [f32], shape: [usize; 3]) {
-    muon::orthogonalize(compute, Precision::F32, matrices, shape);
 }
 
 #[test]
