@@ -206,7 +206,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Behind the opening: `{%}` closes nothing.
+        let Some(end) = tag[2..].find("%}").map(|at| at + 2) else {
             rest = tag;
             break;
         };
@@ -273,6 +274,7 @@ mod tests {
                 "{% if generation %}{{ generation }}{% endif %}",
             ),
             ("{%%}{% generation", "{%%}{% generation"),
+            ("{%}a %}{% generation %}", "{%}a %}{% if true %}"),
             ("", ""),
         ];
         for (source, want) in rows {

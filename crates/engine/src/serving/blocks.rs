@@ -5,8 +5,8 @@
 //! caching). A block that nobody holds keeps its name and its latents until it is needed, the one that has
 //! rested longest first.
 //!
-//! A prefix seldom ends where a block does. So every block behind a name also remembers its tokens, how few there may be:
-//! a sequence that begins as one of them does, and then differs, takes a copy ([`BlockPool::longest`]).
+//! A prefix seldom ends where a block does. So every block also remembers its tokens, how few there may be: a sequence of
+//! the same tenant that begins as one of them does, and then differs, takes a copy ([`BlockPool::longest`]).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,6 +29,12 @@ impl BlockName {
         let mut hash = Sha256::new_with_prefix(self.0);
         tokens.iter().for_each(|token| hash.update(token.to_le_bytes()));
         Self(hash.finalize().into())
+    }
+
+    /// Under which name `tenant` finds parts of blocks behind this one. Tenants do not share them, even in one namespace:
+    /// who sees how many tokens of a guess were cached could guess a stranger's prompt token by token, not 64 at once.
+    pub(super) fn parts_of(&self, tenant: &str) -> Self {
+        Self(Sha256::new_with_prefix(self.0).chain_update(tenant).finalize().into())
     }
 
     /// Lower-case hexadecimal digits.
@@ -64,7 +70,7 @@ struct Block {
     name: Option<BlockName>,
     /// Whose latents are in it from its beginning; none where nobody may copy it.
     tokens: Vec<u32>,
-    /// The name before it.
+    /// The [`BlockName::parts_of`] that it is found under.
     behind: Option<BlockName>,
     /// Its place among the resting.
     rests_since: u64,
@@ -75,7 +81,7 @@ struct Block {
 pub(super) struct BlockPool {
     blocks: Vec<Block>,
     named: HashMap<BlockName, u32>,
-    /// Blocks with tokens, by the name before them.
+    /// Blocks with tokens, by the [`BlockName::parts_of`] of the name before them.
     behind: HashMap<BlockName, Vec<u32>>,
     /// Held by nobody, without name and tokens.
     free: Vec<u32>,
@@ -138,7 +144,7 @@ impl BlockPool {
         block.holders += 1;
     }
 
-    /// The block behind `name` that has the most of `tokens` from its beginning, and how many these are.
+    /// The block under `name` that has the most of `tokens` from its beginning, and how many these are.
     pub(super) fn longest(&self, name: &BlockName, tokens: &[u32]) -> Option<(u32, usize)> {
         let common = |&index: &u32| {
             self.block(index).tokens.iter().zip(tokens).take_while(|(own, wanted)| own == wanted).count()

@@ -52,15 +52,15 @@ impl Entry {
         self.tokens.len() - self.computed
     }
 
-    /// The name before block `index`.
-    fn name_before(&self, index: usize) -> BlockName {
-        index.checked_sub(1).map_or(self.root, |before| self.names[before])
+    /// Under which name parts of block `index` are found.
+    fn parts_name(&self, index: usize) -> BlockName {
+        index.checked_sub(1).map_or(self.root, |before| self.names[before]).parts_of(&self.tenant)
     }
 
     /// A block that begins as the one behind the first `cached` blocks, and how many tokens of it can be used.
     fn part_behind(&self, cached: usize, pool: &BlockPool) -> Option<(u32, usize)> {
         let rest = &self.tokens[cached * BLOCK_TOKENS..self.tokens.len() - 1];
-        pool.longest(&self.name_before(cached), &rest[..rest.len().min(BLOCK_TOKENS)])
+        pool.longest(&self.parts_name(cached), &rest[..rest.len().min(BLOCK_TOKENS)])
     }
 
     /// Tells the pool what the last block holds, if it is not full.
@@ -68,7 +68,7 @@ impl Entry {
         let (block, part) = (self.computed / BLOCK_TOKENS, self.computed % BLOCK_TOKENS);
         if part > 0 {
             let tokens = &self.tokens[block * BLOCK_TOKENS..][..part];
-            pool.remember(self.blocks[block], self.name_before(block), tokens);
+            pool.remember(self.blocks[block], self.parts_name(block), tokens);
         }
     }
 
@@ -317,7 +317,7 @@ impl Scheduler {
         for index in first..first + count {
             self.pool.publish(entry.blocks[index], entry.names[index]);
             let tokens = &entry.tokens[index * BLOCK_TOKENS..][..BLOCK_TOKENS];
-            self.pool.remember(entry.blocks[index], entry.name_before(index), tokens);
+            self.pool.remember(entry.blocks[index], entry.parts_name(index), tokens);
         }
         Some(entry.computed)
     }
@@ -358,7 +358,7 @@ impl Scheduler {
             let (block, name) = (entry.blocks[index], entry.names[index]);
             self.pool.publish(block, name);
             let tokens = &entry.tokens[index * BLOCK_TOKENS..][..BLOCK_TOKENS];
-            self.pool.remember(block, entry.name_before(index), tokens);
+            self.pool.remember(block, entry.parts_name(index), tokens);
             if self.pool.is_named(block) {
                 new.push((block, name));
             }

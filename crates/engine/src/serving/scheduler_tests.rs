@@ -102,7 +102,9 @@ fn a_conversation_goes_on_where_it_ended() {
     assert_eq!(plan.copies, [Copy { from: block, to: scheduler.entry(1).blocks[1] }]);
     assert_ne!(block, scheduler.entry(1).blocks[1]);
     scheduler.add(3, "a", "", next(777));
-    assert_eq!(step(&mut scheduler, 128, 7).admitted, [(3, 71)]);
+    scheduler.add(4, "b", "", next(501));
+    let admitted = step(&mut scheduler, 128, 7).admitted;
+    assert_eq!(admitted, [(3, 71), (4, 64)], "another tenant finds whole blocks only");
 }
 
 /// With no block to spare the copy is left out, and nothing else changes.
