@@ -133,6 +133,10 @@ fn muon_moves_by_its_root_mean_square() {
     let embedding = parameters[2].value();
     let moved = embedding.values().iter().all(|value| (value.abs() - 1.0).abs() < 1e-3);
     assert!(moved, "the first step of AdamW is the sign: {:?}", embedding.values());
+    drop(embedding);
+    let buffers = context.allocations();
+    optimizer.step(&context, &parameters, Step { learning_rate: 1.0, gradient_scale: 1.0 });
+    assert_eq!(context.allocations(), buffers, "a second step takes the buffers of the first");
 }
 
 #[test]
