@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use fathom_kernels::matmul::{MatmulPrecision, Operand, PackedOperand, Product, View, matmul};
 use fathom_kernels::roofline::{Multiplier, multiply_rate};
-use fathom_kernels::{Compute, Isa};
+use fathom_kernels::{Compute, Floats, Isa};
 
 /// Seconds per measurement.
 const SECONDS: f64 = 0.4;
@@ -104,10 +104,13 @@ fn parse_shape(text: &str) -> Option<[usize; 3]> {
 
 fn bench(compute: &Compute, (name, precision): (&str, MatmulPrecision), case: &Case) {
     let &Case { form, count, shape: [m, n, k], .. } = case;
-    let numbers =
-        |len: usize| -> Vec<f32> { (0..len).map(|i| (i * 37 % 255) as f32 / 128.0 - 1.0).collect() };
-    let (a, b) = (numbers(count * m * k), numbers(count * k * n));
-    let mut c = vec![0.0; count * m * n];
+    let numbers = |len: usize| {
+        let mut numbers = Floats::zeroed(len);
+        numbers.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x = (i * 37 % 255) as f32 / 128.0 - 1.0);
+        numbers
+    };
+    let (a, b, mut c) = (numbers(count * m * k), numbers(count * k * n), Floats::zeroed(count * m * n));
+    let (a, b, c) = (a.as_slice(), b.as_slice(), c.as_mut_slice());
     let packed: Vec<PackedOperand> = b
         .chunks_exact(k * n)
         .filter(|_| matches!(form, Form::Forward | Form::Backward))

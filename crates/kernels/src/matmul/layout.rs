@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! floats   [panel][depth][lanes] f32
+//! tiles    [panel][depth / 32][2 tiles]: left [16 lanes][32 steps] bf16, right [16 pairs of steps][16 lanes][2] bf16
 //! ```
 //!
 //! A lane is a row of the left or a column of the right operand; the depth is what the product sums over.
-//! The last panel is filled up with lanes that nobody reads the sums of.
+//! The last panel is filled up with lanes that nobody reads the sums of; tiles are filled up with steps of zeroes.
 
 use super::MatmulPrecision;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -49,6 +52,10 @@ impl Layout {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => of(Avx2::LEFT, Avx2::RIGHT, 256, 144),
             #[cfg(target_arch = "x86_64")]
+            Isa::Amx if precision == MatmulPrecision::Bf16 && amx::available() => {
+                of(amx::LANES, amx::LANES, 512, 512)
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => of(Avx512::LEFT, Avx512::RIGHT, 256, 240),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the scalar ISA exists on this architecture"),
@@ -62,8 +69,18 @@ impl Layout {
         }
     }
 
+    /// Whether panels are bf16 tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn in_tiles(&self) -> bool {
+        self.isa == Isa::Amx && self.left == amx::LANES
+    }
+
     /// f32 words of one lane.
     pub(super) fn words(&self, depth: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_tiles() {
+            return depth.next_multiple_of(amx::STEP) / 2;
+        }
         depth
     }
 

@@ -9,6 +9,8 @@
 //! ```
 
 #[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
@@ -92,6 +94,8 @@ impl Block {
                 Isa::Scalar => self.tiles::<Scalar>(layout, left, right),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => self.tiles::<Avx2>(layout, left, right),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Amx if layout.in_tiles() => amx::multiply(self, layout, left, right),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Amx => self.tiles::<Avx512>(layout, left, right),
                 #[cfg(not(target_arch = "x86_64"))]

@@ -21,6 +21,8 @@
 //! their sums only. A result does not depend on the number of threads nor on how the work is cut.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;

@@ -1,6 +1,8 @@
 //! Operands become panels.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 
 use fathom_numeric::round::to_bf16_precision;
@@ -24,6 +26,10 @@ pub(crate) fn pack(layout: Layout, side: Side, operand: View<'_>, out: &mut [f32
         return;
     }
     let lanes = layout.lanes(side);
+    #[cfg(target_arch = "x86_64")]
+    if layout.in_tiles() {
+        return portable_tiles(view, side, out);
+    }
     for (panel, out) in out.chunks_exact_mut(lanes * layout.words(view.cols)).enumerate() {
         let first = panel * lanes;
         portable(view.sub(first..view.rows.min(first + lanes), 0..view.cols), layout.precision, lanes, out);
@@ -39,6 +45,7 @@ fn vectors(layout: Layout, side: Side, view: View<'_>, out: &mut [f32]) -> bool 
     unsafe {
         match (layout.isa, side, layout.precision) {
             (Isa::Scalar, ..) => false,
+            (Isa::Amx, ..) if layout.in_tiles() => amx::pack(side, view, out),
             (Isa::Avx2, Side::Left, MatmulPrecision::F32) => avx2::pack::<6, false>(view, out),
             (Isa::Avx2, Side::Left, MatmulPrecision::Bf16) => avx2::pack::<6, true>(view, out),
             (Isa::Avx2, Side::Right, MatmulPrecision::F32) => avx2::pack::<16, false>(view, out),
@@ -65,6 +72,27 @@ fn portable(view: View<'_>, precision: MatmulPrecision, lanes: usize, out: &mut 
                 MatmulPrecision::F32 => value,
                 MatmulPrecision::Bf16 => to_bf16_precision(value),
             };
+        }
+    }
+}
+
+/// All panels of tiles, element by element.
+#[cfg(target_arch = "x86_64")]
+fn portable_tiles(view: View<'_>, side: Side, out: &mut [f32]) {
+    use super::amx::{LANES, STEP, TILE_WORDS};
+    let steps = view.cols.div_ceil(STEP);
+    let halves: &mut [u16] = bytemuck::cast_slice_mut(out);
+    halves.fill(0);
+    for lane in 0..view.rows {
+        for depth in 0..view.cols {
+            let tile = (lane / LANES * steps + depth / STEP) * 2 + lane % LANES / 16;
+            let (lane_in, step) = (lane % 16, depth % STEP);
+            let within = match side {
+                Side::Left => lane_in * STEP + step,
+                Side::Right => step / 2 * STEP + 2 * lane_in + step % 2,
+            };
+            let value = to_bf16_precision(view.at(lane, depth));
+            halves[tile * 2 * TILE_WORDS + within] = (value.to_bits() >> 16) as u16;
         }
     }
 }
