@@ -10,9 +10,9 @@ use crate::memory::AlignedBuffer;
 use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
 
-/// Zero columns after every row of floats or halves, so that a kernel may read whole chunks of 128 columns
+/// Zero columns after every row of floats or halves, so that a kernel may read whole chunks of weights
 /// beginning at any column of the row.
-const TAIL: usize = super::fp8::CHUNK_COLS;
+const TAIL: usize = CHUNK_COLS_MAX;
 
 /// Columns of a tile of bf16.
 const TILE_COLS: usize = 32;
@@ -33,6 +33,8 @@ pub struct Activations {
     precisions: Precisions,
     /// bf16 is held in 16 bits, for the tile unit; else as f32 lanes.
     tiles: bool,
+    /// bf16 in 16 bits is held beside int8, for products of many rows with decoded weights.
+    decodes: bool,
     floats: AlignedBuffer<f32>,
     rounded: AlignedBuffer<f32>,
     halves: AlignedBuffer<u16>,
@@ -107,6 +109,8 @@ impl Activations {
         let Gathered { rows, largest, source_rows } = rows;
         (self.rows, self.cols, self.precisions) = (rows, x.cols, precisions.into());
         self.tiles = compute.isa == Isa::Amx && largest >= TILE_ROWS_MIN;
+        let int8 = self.precisions.contains(Precision::Int8);
+        self.decodes = int8 && decodes(compute.isa, largest);
         let stride = self.stride();
         let source = |row: usize| {
             let row = source_rows(row);
@@ -116,14 +120,17 @@ impl Activations {
             self.floats.reserve(rows * stride);
             fill(compute, rows, stride, self.floats.as_mut_slice(), source, copy);
         }
-        if self.precisions.contains(Precision::Bf16) && self.tiles {
+        let bf16 = self.precisions.contains(Precision::Bf16);
+        if bf16 && self.tiles || self.decodes {
             self.halves.reserve(rows * stride);
             fill(compute, rows, stride, self.halves.as_mut_slice(), source, round_halves);
-        } else if self.precisions.contains(Precision::Bf16) {
+        }
+        if bf16 && !self.tiles {
             self.rounded.reserve(rows * stride);
             fill(compute, rows, stride, self.rounded.as_mut_slice(), source, round_floats);
         }
-        if self.precisions.contains(Precision::Int8) {
+        // A product of all rows reads no codes where it decodes.
+        if int8 && !(self.decodes && largest == rows) {
             self.fill_codes(compute, source);
         }
     }
@@ -150,7 +157,8 @@ impl Activations {
 
     /// Elements from one row of floats or halves to the next.
     pub(crate) fn stride(&self) -> usize {
-        self.cols.next_multiple_of(TILE_COLS) + TAIL
+        // An odd number of lines of bf16: otherwise the rows of a tile would share a few sets of the cache.
+        ((self.cols + TAIL).div_ceil(TILE_COLS) | 1) * TILE_COLS
     }
 
     /// All rows from row `row` and column `col` on, as f32 or bf16, `stride()` apart.
@@ -163,6 +171,19 @@ impl Activations {
             Precision::Bf16 => Operand::Floats(&self.rounded.as_slice()[first..end]),
             Precision::Int8 => unreachable!("codes are no numbers of their own"),
         }
+    }
+
+    /// Whether products of a group of so many rows decode the weights of block formats.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn decodes(&self, group_rows: usize) -> bool {
+        self.decodes && group_rows >= super::quantized::decoded::ROWS_MIN
+    }
+
+    /// All rows from row `row` and column `col` on, as bf16 beside int8, and their stride.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn halves(&self, row: usize, col: usize) -> (&[u16], usize) {
+        assert!(self.decodes);
+        (&self.halves.as_slice()[row * self.stride() + col..self.rows * self.stride()], self.stride())
     }
 
     /// All rows from row `row` and column `col` (a multiple of [`RUN`]) on, as int8.
@@ -274,6 +295,14 @@ impl<'a> Rows<'a> {
     pub fn rows(&self) -> usize {
         if self.values.len() < self.cols { 0 } else { (self.values.len() - self.cols) / self.stride + 1 }
     }
+}
+
+/// Whether products with block formats whose largest has so many rows decode their weights.
+pub(super) fn decodes(isa: Isa, largest: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return largest >= super::quantized::decoded::ROWS_MIN && super::quantized::decoded::available(isa);
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Converts rows in parallel, each followed by zeroes up to `stride`.

@@ -41,7 +41,7 @@ const COLS: usize = 32;
 
 /// Columns that several strips pass before the next ones: two panels of them are 16 KiB and a
 /// strip of activations is another 16 KiB, two thirds of a first-level cache of 48 KiB.
-const NEAR_COLS: usize = 256;
+const NEAR_COLS: usize = 2048;
 
 /// Whether the processor has the unit and the operating system lets this process use it (asked
 /// once, for all threads).

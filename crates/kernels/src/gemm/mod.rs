@@ -59,7 +59,7 @@ const UNIT_ROWS: usize = 256;
 
 /// Columns multiplied before moving to the next rows, so that the weights of a tile stay in the
 /// second-level cache and its activations in the first.
-const UNIT_COLS: usize = 1024;
+const UNIT_COLS: usize = 2048;
 
 /// Rows up to which a unit runs through all columns at once: weights are then read as one stream.
 const STREAM_ROWS: usize = 6;
@@ -153,16 +153,17 @@ pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: 
 
 impl Group<'_> {
     fn units(&self) -> usize {
-        self.weights.panels().div_ceil(TILE_PANELS) * self.row_chunks()
+        self.panel_chunks() * self.rows.len().div_ceil(UNIT_ROWS)
     }
 
-    fn row_chunks(&self) -> usize {
-        self.rows.len().div_ceil(UNIT_ROWS)
+    fn panel_chunks(&self) -> usize {
+        self.weights.panels().div_ceil(TILE_PANELS)
     }
 
-    /// Rows and panels of a unit; consecutive units share their panels.
+    /// Rows and panels of a unit; consecutive units share their rows, which stay in the second-level cache while
+    /// weights stream.
     fn unit(&self, unit: usize) -> (Range<usize>, Range<usize>) {
-        let (panel, chunk) = (unit / self.row_chunks() * TILE_PANELS, unit % self.row_chunks());
+        let (panel, chunk) = (unit % self.panel_chunks() * TILE_PANELS, unit / self.panel_chunks());
         let row = self.rows.start + chunk * UNIT_ROWS;
         (row..self.rows.end.min(row + UNIT_ROWS), panel..self.weights.panels().min(panel + TILE_PANELS))
     }
@@ -250,6 +251,11 @@ fn block_product(
         }
         WeightFormat::Block(BlockFormat::Fp8) => {
             fp8::block_product(isa, operand(Precision::Bf16), (weights, panels), block, work);
+        }
+        #[cfg(target_arch = "x86_64")]
+        WeightFormat::Block(format) if x.decodes(group.rows.len()) => {
+            let x = x.halves(rows.start, group.x_col);
+            quantized::decoded::block_product(format, x, (weights, panels), block, work);
         }
         WeightFormat::Block(format) => {
             let x = x.bytes(rows.start, group.x_col);

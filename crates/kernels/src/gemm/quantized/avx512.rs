@@ -7,9 +7,9 @@ use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
     _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
     _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_epi8,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_set1_epi8,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
@@ -238,7 +238,6 @@ pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
-    let offset = _mm512_set1_epi8(if stretch.signed { F::LAYOUT.offset() as i8 } else { 0 });
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;
@@ -255,7 +254,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
-                    _mm512_storeu_si512(codes, _mm512_sub_epi8(quad::<F>(at, q), offset));
+                    _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }
                 for half in 0..per_run {
                     let out = &mut scales[(run * per_run + half) * PANEL..][..PANEL];
@@ -273,7 +272,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
 pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
     let scales = stretch.layout.scales;
     assert!(
-        !stretch.signed && stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES
+        stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES
     );
     assert!(stretch.codes.len() >= tile.panels * Unpacked::PANEL_CODES);
     assert!(stretch.scales.len().min(stretch.minima.len()) >= tile.panels * SCALES_MAX);

@@ -2,14 +2,15 @@
 //!
 //! **Roofline.** One row is bound by the bytes of the codes, if decoding them costs less than reading
 //! them: a run of 16 rows and 32 columns is 4 to 8 cache lines and some 30 vector instructions. Many rows
-//! are bound by the integer multiplier (`vpdpbusd`: 64 products, AMX `tdpbssd`: 16 K) and by one
-//! conversion, one product and one fused multiply-add per 16 sums of a run; on AMX the latter are more.
+//! are bound by the integer multiplier (`vpdpbusd`: 64 products) and by one
+//! conversion, one product and one fused multiply-add per 16 sums of a run.
 //!
-//! **Two ways.** Up to [`FEW_ROWS`] rows multiply straight from the panel, decoded in registers, made for
+//! **Three ways.** Up to [`FEW_ROWS`] rows multiply straight from the panel, decoded in registers, made for
 //! each format by the compiler. More rows share panels unpacked into the first-level cache
-//! ([`Unpacked`]): there one kernel serves all formats, and the tile unit takes over where there is one.
+//! ([`Unpacked`]): there one kernel serves all formats. Where there is a tile unit, many rows meet weights decoded to bf16 ([`decoded`]): another
+//! meaning, without the rounding of activations to int8.
 //!
-//! **Numbers.** For each run of 32 columns, in order, in every ISA and both ways:
+//! **Numbers** of the first two. For each run of 32 columns, in order, in every ISA and both ways:
 //! `y = fma(Σ (code - offset)·x_code, scale·x_scale, y)`, then with a minimum
 //! `y = fma(-minimum, x_scale·Σ x_code, y)`. Integer sums are exact and the rest is the same sequence of
 //! roundings everywhere, so results are the same bit for bit whatever the ISA, the number of rows and the
@@ -19,11 +20,11 @@ pub(crate) mod layout;
 mod pack;
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod decoded;
 mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -48,13 +49,13 @@ const FEW_ROWS: usize = 4;
 const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
 
 /// f32-sized words of working memory that [`block_product`] wants.
-pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX) + DOTS;
+pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX) + DECODED;
 
-/// Those of them that hold sums on their way from the tile unit.
+/// Those of them that hold decoded weights.
 #[cfg(target_arch = "x86_64")]
-const DOTS: usize = amx::DOTS;
+const DECODED: usize = decoded::WORK;
 #[cfg(not(target_arch = "x86_64"))]
-const DOTS: usize = 0;
+const DECODED: usize = 0;
 
 /// Some rows times some whole panels.
 struct Tile<'a> {
@@ -76,9 +77,7 @@ struct Unpacked<'a> {
     layout: Layout,
     /// A multiple of [`RUN`].
     cols: usize,
-    /// Codes are `code - offset` in i8; else they are as stored, in u8.
-    signed: bool,
-    /// `[panels, cols / 4, 16 rows, 4 columns]`, panels [`Self::PANEL_CODES`] apart.
+    /// `[panels, cols / 4, 16 rows, 4 columns]` as stored, in u8, panels [`Self::PANEL_CODES`] apart.
     codes: &'a mut [u8],
     /// `[panels, runs · scales per run, 16]`, panels [`SCALES_MAX`] apart.
     scales: &'a mut [f32],
@@ -113,35 +112,27 @@ pub(super) fn block_product(
     if tile.rows <= FEW_ROWS && few_rows(isa, &tile, block) {
         return;
     }
-    #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = amx::Unit::configure(isa, &tile) {
-        for_stretches(&tile, true, work, |first, stretch, dots| {
-            avx512::unpack(&tile, first, stretch);
-            unit.multiply(&tile, first, stretch, dots, block);
-        });
-        return;
-    }
-    for_stretches(&tile, false, work, |first, stretch, _| {
+    for_stretches(&tile, 0..tile.cols, work, |first, stretch| {
         unpack(isa, &tile, first, stretch);
         multiply(isa, &tile, first, stretch, block);
     });
 }
 
-/// Calls `product` with the first column of each stretch, room to unpack it, and [`DOTS`] words.
+/// Calls `product` with the first column of each stretch of some columns and room to unpack it.
 fn for_stretches(
     tile: &Tile<'_>,
-    signed: bool,
+    cols: Range<usize>,
     work: &mut [f32],
-    mut product: impl FnMut(usize, &mut Unpacked<'_>, &mut [f32]),
+    mut product: impl FnMut(usize, &mut Unpacked<'_>),
 ) {
     let (codes, work) = work.split_at_mut(TILE_PANELS * Unpacked::PANEL_CODES / 4);
     let (scales, work) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
-    let (minima, dots) = work.split_at_mut(TILE_PANELS * SCALES_MAX);
+    let minima = &mut work[..TILE_PANELS * SCALES_MAX];
     let layout = Layout::of(tile.format);
-    for first in (0..tile.cols).step_by(CHUNK_COLS_MAX) {
-        let cols = CHUNK_COLS_MAX.min(tile.cols - first);
+    for first in cols.clone().step_by(CHUNK_COLS_MAX) {
+        let cols = CHUNK_COLS_MAX.min(cols.end - first);
         let codes = bytemuck::cast_slice_mut(codes);
-        product(first, &mut Unpacked { layout, cols, signed, codes, scales, minima }, dots);
+        product(first, &mut Unpacked { layout, cols, codes, scales, minima });
     }
 }
 

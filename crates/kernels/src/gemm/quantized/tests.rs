@@ -2,10 +2,11 @@
 
 use fathom_numeric::blocks::BlockFormat;
 use fathom_numeric::f16;
+use fathom_numeric::round::to_bf16_precision;
 use proptest::prelude::*;
 
 use crate::gemm::tests::numbers;
-use crate::gemm::{Activations, Epilogue, Group, Output, PANEL, PackedMatrix, Rows, WeightFormat, gemm};
+use crate::gemm::{Activations, Epilogue, Gathered, Group, Output, PANEL, PackedMatrix, Rows, WeightFormat, gemm};
 use crate::{Compute, Isa};
 
 pub(super) fn integer_formats() -> impl Iterator<Item = BlockFormat> {
@@ -145,17 +146,73 @@ fn check_bits(isa: Isa, format: BlockFormat, [m, n, k]: [usize; 3]) {
     }
 }
 
+/// Many rows with decoded weights: both operands rounded to bf16, as the format means them, in f64.
+#[track_caller]
+fn check_decoded(isa: Isa, format: BlockFormat, [m, n, k]: [usize; 3]) {
+    let compute = Compute::with_isa(isa, 2);
+    let x = numbers(m * k, 1 + m as u64);
+    let matrix = packed(&compute, format, [n, k], &random_blocks(format, [n, k], 7 + n as u64));
+    let y = product(&compute, &matrix, &x, m);
+    let (mut row, step) = (vec![0.0; k], (m / 7).max(1));
+    for col in 0..n {
+        matrix.read_row(col, &mut row);
+        for r in (0..m).step_by(step) {
+            let (mut sum, mut size) = (0.0, 0.0);
+            for (&x, &weight) in x[r * k..][..k].iter().zip(&row) {
+                let product = f64::from(to_bf16_precision(x)) * f64::from(to_bf16_precision(weight));
+                (sum, size) = (sum + product, size + product.abs());
+            }
+            // A weight within a rounding of f32 of the middle of two bf16 numbers may become either of them.
+            let error = (f64::from(y[r * n + col]) - sum).abs();
+            assert!(error <= 2e-5 * size, "{isa} {} [{m}, {n}, {k}] ({r}, {col}): {error}", format.name());
+        }
+    }
+}
+
 #[test]
 fn every_isa_and_every_number_of_rows_gives_the_same_bits() {
     for isa in Isa::available() {
         for format in integer_formats() {
-            for m in [1, 2, 3, 4, 5, 8, 35] {
-                check_bits(isa, format, [m, 16 * (m % 5) + 7, 2 * format.block_len()]);
+            for m in [1, 2, 3, 4, 5, 8, 15, 35] {
+                let shape = [m, 16 * (m % 5) + 7, 2 * format.block_len()];
+                if decodes(isa, m) { check_decoded(isa, format, shape) } else { check_bits(isa, format, shape) }
             }
             check_bits(isa, format, [2, 70, 6 * 256]);
-            check_bits(isa, format, [260, 17, 256]);
+            let shape = [260, 17, 256];
+            if decodes(isa, 260) { check_decoded(isa, format, shape) } else { check_bits(isa, format, shape) }
         }
     }
+}
+
+/// All panels of a unit, columns beyond one stretch of decoded weights, and rows of a group next to others that do
+/// not decode.
+#[test]
+fn decoded_weights_of_every_shape() {
+    let isa = Isa::best();
+    if !decodes(isa, 16) {
+        eprintln!("not tested: this machine has no tile unit");
+        return;
+    }
+    for format in integer_formats() {
+        for (m, panels) in [(16, 1), (17, 2), (31, 3), (33, 4), (48, 5)] {
+            check_decoded(isa, format, [m, panels * PANEL - m % 3, (2048 + 64) / format.block_len() * format.block_len()]);
+        }
+    }
+    let (compute, format, (n, k)) = (Compute::with_isa(isa, 2), BlockFormat::Q8_0, (20, 96));
+    let x = numbers(40 * k, 5);
+    let matrix = packed(&compute, format, [n, k], &random_blocks(format, [n, k], 1));
+    let mut activations = Activations::default();
+    let rows = Gathered { rows: 40, largest: 36, source_rows: |row| row };
+    activations.gather(&compute, WeightFormat::Block(format), Rows::dense(&x, k), rows);
+    let groups = [0..4, 4..40].map(|rows| Group { weights: &matrix, rows, x_col: 0, y_col: 0 });
+    let mut y = vec![f32::NAN; 40 * n];
+    gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: n });
+    assert_eq!(y[..4 * n], product(&compute, &matrix, &x[..4 * k], 4));
+    assert_eq!(y[4 * n..], product(&compute, &matrix, &x[4 * k..], 36));
+}
+
+fn decodes(isa: Isa, rows: usize) -> bool {
+    crate::gemm::activations::decodes(isa, rows)
 }
 
 proptest! {
@@ -164,7 +221,8 @@ proptest! {
     fn odd_shapes(m in 1usize..20, n in 1usize..100, blocks in 1usize..9, pick in 0usize..14) {
         let format = integer_formats().nth(pick).expect("there are 14");
         for isa in Isa::available() {
-            check_bits(isa, format, [m, n, blocks * format.block_len()]);
+            let shape = [m, n, blocks * format.block_len()];
+            if decodes(isa, m) { check_decoded(isa, format, shape) } else { check_bits(isa, format, shape) }
         }
     }
 
