@@ -7,6 +7,9 @@ use crate::shared::SharedSlice;
 /// few enough that pieces of several operands stay in the first-level cache.
 pub const PIECE: usize = 4096;
 
+/// Turns that a thread has at least before pieces are taken together.
+const TURNS: usize = 16;
+
 impl Compute {
     /// Calls `work(unit)` once for every unit in `0..units`, on all threads.
     ///
@@ -22,7 +25,13 @@ impl Compute {
     /// If `len` is 0, or as [`Compute::for_each`].
     pub fn for_pieces<T: Send>(&self, values: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
         let cut = Cut::new(values, len);
-        self.pool.run(cut.pieces, |unit, _| work(unit, cut.piece(unit)));
+        // Several small pieces take one turn of the counter, as long as every thread has many turns.
+        let together = (cut.pieces / (self.threads() * TURNS)).clamp(1, PIECE.div_ceil(len));
+        self.pool.run(cut.pieces.div_ceil(together), |unit, _| {
+            for piece in unit * together..cut.pieces.min((unit + 1) * together) {
+                work(piece, cut.piece(piece));
+            }
+        });
     }
 
     /// The same with two slices that are cut into equally many pieces, each by its own length.
@@ -56,7 +65,7 @@ impl<'a, T> Cut<'a, T> {
         Self { values: SharedSlice::new(values), total, len, pieces: total.div_ceil(len) }
     }
 
-    /// Called once per unit of a region: the pool hands out every unit once.
+    /// Called once per piece of a region: the pool hands out every unit once.
     fn piece(&self, unit: usize) -> &'a mut [T] {
         let start = unit * self.len;
         // SAFETY: pieces of different units do not overlap, and the pool hands out every unit once.

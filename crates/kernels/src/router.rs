@@ -87,7 +87,7 @@ impl Router {
                 if self.method == TopkMethod::NoauxTc {
                     choice.iter_mut().zip(bias).for_each(|(choice, bias)| *choice += bias);
                 }
-                if self.method != TopkMethod::Greedy {
+                if self.method != TopkMethod::Greedy && self.top_groups < self.groups {
                     self.mask_groups(choice);
                 }
                 take_best(choice, ids);

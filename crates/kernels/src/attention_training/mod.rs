@@ -23,7 +23,7 @@ use std::ops::Range;
 use crate::matmul::{MatmulPrecision, View};
 
 /// Keys (and, in the backward pass, queries) of a block.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -88,7 +88,7 @@ unsafe fn tile_product(tile: &Tile) {
                 (false, false) => sums::<false, false>(tile, out, LANES, steps, false),
             }
         }
-        tile.store(&buffer.0, LANES);
+        super::avx512::store_rows(tile, &buffer.0);
     }
 }
 

@@ -102,3 +102,25 @@ unsafe fn store<const R: usize>(tile: &Tile, sums: &[[__m512; 2]; R]) {
         }
     }
 }
+
+/// [`Tile::store`] of sums in memory, rows of 32.
+///
+/// # Safety
+/// The tile has at most 32 rows and columns, which may be written; the CPU has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store_rows(tile: &Tile, sums: &[f32; 32 * 32]) {
+    for first in (0..tile.rows).step_by(4) {
+        let mut rows = [[_mm512_setzero_ps(); 2]; 4];
+        for (row, sums) in rows.iter_mut().zip(sums[32 * first..].chunks_exact(32)) {
+            // SAFETY: a row of sums is two vectors.
+            *row = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums[16..].as_ptr())] };
+        }
+        let part = Tile {
+            c: tile.c.wrapping_add(first * tile.stride),
+            rows: (tile.rows - first).min(4),
+            ..*tile
+        };
+        // SAFETY: this function's contract.
+        unsafe { store(&part, &rows) };
+    }
+}

@@ -10,7 +10,8 @@
 //! | `dW += dyᵀ · x` | `dy` transposed | `x` |
 //!
 //! Experts are one product each, their rows gathered by an index; all products of a call run in one parallel
-//! region, and nothing is padded to whole blocks of rows.
+//! region, and nothing is padded to whole blocks of rows. Consecutive products of the same `A` with operands that are
+//! packed already (gate and up of an expert) pack `A` once.
 //!
 //! **Roofline.** All of these are bound by the multiplier as long as each number that is brought near is used
 //! a few hundred times (`docs/kernels/training-products.md` has the arithmetic). So operands are packed:
@@ -105,7 +106,7 @@ pub fn matmul(compute: &Compute, precision: MatmulPrecision, products: &mut [Pro
     compute.pool.run(units.len(), |unit, scratch| {
         let unit = &units[unit];
         // SAFETY: `check` bounded every product's matrices, and units cut the results without overlap.
-        unsafe { jobs[unit.product].compute(layout, unit, scratch) };
+        unsafe { compute_unit(&jobs[unit.products.clone()], layout, unit, scratch) };
     });
 }
 
@@ -173,41 +174,51 @@ impl<'a> Job<'a> {
         [self.a.rows, self.b.shape()[1], self.a.cols]
     }
 
-    /// The unit's block of results, block of depth by block of depth.
-    ///
-    /// # Safety
-    /// The product was checked, nobody else uses the unit's part of `c`, and the layout's ISA is this
-    /// machine's.
-    unsafe fn compute(&self, layout: Layout, unit: &Unit, scratch: &mut Scratch) {
-        let [_, _, k] = self.shape();
-        let (n, step) = (unit.cols.len(), layout.depth.min(k));
-        let left_rows = layout.rows.min(unit.rows.len());
-        let right_len = match self.b {
-            Operand::View(_) => layout.len(Side::Right, n, step),
-            Operand::Packed(_) => 0,
-        };
-        let [left, right] = scratch.floats([layout.len(Side::Left, left_rows, step), right_len]);
-        // An empty depth is one empty block, so that results become 0.
-        for first in (0..k.max(1)).step_by(layout.depth) {
-            let depth = first..k.min(first + layout.depth);
-            let right: &[f32] = match self.b {
-                Operand::Packed(b) => b.block(first, unit.cols.clone()),
-                Operand::View(b) => {
-                    let right = &mut right[..layout.len(Side::Right, n, depth.len())];
-                    pack(layout, Side::Right, b.sub(depth.clone(), unit.cols.clone()), right);
-                    right
-                }
-            };
-            for row in unit.rows.clone().step_by(layout.rows) {
-                let rows = row..unit.rows.end.min(row + layout.rows);
-                let left = &mut left[..layout.len(Side::Left, rows.len(), depth.len())];
-                pack(layout, Side::Left, self.a.sub(rows.clone(), depth.clone()), left);
+    /// Whether another product has the same `A` and the same width, so that units may share packed rows: both
+    /// have their `B` packed already.
+    fn shares_rows(&self, other: &Job<'_>) -> bool {
+        let packed = |job: &Job<'_>| matches!(job.b, Operand::Packed(_));
+        self.a.is(&other.a) && packed(self) && packed(other) && self.shape() == other.shape()
+    }
+}
+
+/// The unit's block of results of products that share their rows, block of depth by block of depth.
+///
+/// # Safety
+/// The products were checked, nobody else uses the unit's part of their `c`, and the layout's ISA is this
+/// machine's.
+unsafe fn compute_unit(jobs: &[Job<'_>], layout: Layout, unit: &Unit, scratch: &mut Scratch) {
+    let a = jobs[0].a;
+    let [_, _, k] = jobs[0].shape();
+    let (n, step) = (unit.cols.len(), layout.depth.min(k));
+    let left_rows = layout.rows.min(unit.rows.len());
+    let right_len = match jobs[0].b {
+        Operand::View(_) => layout.len(Side::Right, n, step),
+        Operand::Packed(_) => 0,
+    };
+    let [left, right] = scratch.floats([layout.len(Side::Left, left_rows, step), right_len]);
+    // An empty depth is one empty block, so that results become 0.
+    for first in (0..k.max(1)).step_by(layout.depth) {
+        let depth = first..k.min(first + layout.depth);
+        if let Operand::View(b) = jobs[0].b {
+            let right = &mut right[..layout.len(Side::Right, n, depth.len())];
+            pack(layout, Side::Right, b.sub(depth.clone(), unit.cols.clone()), right);
+        }
+        for row in unit.rows.clone().step_by(layout.rows) {
+            let rows = row..unit.rows.end.min(row + layout.rows);
+            let left = &mut left[..layout.len(Side::Left, rows.len(), depth.len())];
+            pack(layout, Side::Left, a.sub(rows.clone(), depth.clone()), left);
+            for job in jobs {
+                let right: &[f32] = match job.b {
+                    Operand::Packed(b) => b.block(first, unit.cols.clone()),
+                    Operand::View(_) => &right[..layout.len(Side::Right, n, depth.len())],
+                };
                 let block = Block {
                     shape: [rows.len(), n, depth.len()],
-                    c: self.c.wrapping_add(row * self.c_stride + unit.cols.start),
-                    stride: self.c_stride,
-                    alpha: self.alpha,
-                    accumulate: self.accumulate || first > 0,
+                    c: job.c.wrapping_add(row * job.c_stride + unit.cols.start),
+                    stride: job.c_stride,
+                    alpha: job.alpha,
+                    accumulate: job.accumulate || first > 0,
                 };
                 // SAFETY: this function's contract.
                 unsafe { block.multiply(layout, left, right) };

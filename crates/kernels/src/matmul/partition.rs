@@ -27,10 +27,10 @@ const COLS_MAX: usize = 1024;
 /// Columns of a unit at least, where a product is cut: fewer would pack `A` too often.
 const COLS_MIN: usize = 128;
 
-/// A block of results of one product.
+/// A block of results of one product, or of several that share their rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
-    pub(super) product: usize,
+    pub(super) products: Range<usize>,
     pub(super) rows: Range<usize>,
     /// Begin with a panel.
     pub(super) cols: Range<usize>,
@@ -46,22 +46,27 @@ pub(super) fn units(layout: Layout, threads: usize, jobs: &[Job<'_>]) -> Vec<Uni
         _ => (total / (threads * UNITS_PER_THREAD)).max(UNIT_MIN),
     };
     let mut units = Vec::with_capacity(jobs.len() + 2 * threads * UNITS_PER_THREAD);
-    for (product, job) in jobs.iter().enumerate() {
-        let [m, n, _] = job.shape();
+    let mut next = 0;
+    while next < jobs.len() {
+        let (first, job) = (next, &jobs[next]);
+        next += 1 + jobs[next + 1..].iter().take_while(|other| job.shares_rows(other)).count();
+        let (products, [m, n, _]) = (first..next, job.shape());
         if m == 0 || n == 0 {
             continue;
         }
-        let parts = work(job.shape()).div_ceil(target);
+        let parts = (products.len() * work(job.shape())).div_ceil(target);
         let [rows, cols] = unit_shape(layout, [m, n], parts, matches!(job.b, Operand::Packed(_)));
         for row in (0..m).step_by(rows) {
             for col in (0..n).step_by(cols) {
-                units.push(Unit { product, rows: row..m.min(row + rows), cols: col..n.min(col + cols) });
+                let (rows, cols) = (row..m.min(row + rows), col..n.min(col + cols));
+                units.push(Unit { products: products.clone(), rows, cols });
             }
         }
     }
     if units.len() > 1 {
         units.sort_by_key(|unit| {
-            std::cmp::Reverse(work([unit.rows.len(), unit.cols.len(), jobs[unit.product].a.cols]))
+            let shape = [unit.rows.len(), unit.cols.len(), jobs[unit.products.start].a.cols];
+            std::cmp::Reverse(unit.products.len() * work(shape))
         });
     }
     units

@@ -77,6 +77,34 @@ pub fn backward_joint(compute: &Compute, gate_up: &[f32], width: usize, dh: &[f3
     });
 }
 
+/// Backward of `w · h` with a weight per row, in one pass and in place: `gate`, `up` and `dh` `[rows, width]` become
+/// `dgate`, `dup` and `w · h`, where `dh` is the gradient of `w · h`; `dots [rows]` becomes the gradient of `w`,
+/// `Σ dh · h`.
+///
+/// # Panics
+/// If a length does not fit.
+pub fn backward_weighted(
+    compute: &Compute,
+    weight: impl Fn(usize) -> f32 + Sync,
+    [gate, up, dh]: [&mut [f32]; 3],
+    dots: &mut [f32],
+) {
+    let rows = dots.len();
+    let width = gate.len().checked_div(rows).unwrap_or_default();
+    assert!([&gate, &up, &dh].iter().all(|values| values.len() == rows * width), "swiglu: {rows} rows");
+    let [gate, up, dh, dots] = [gate, up, dh, dots].map(SharedSlice::new);
+    let each = rows_per_unit(width);
+    compute.pool.run(rows.div_ceil(each), |unit, _| {
+        for row in unit * each..rows.min((unit + 1) * each) {
+            // SAFETY: every row belongs to one unit.
+            let [gate, up, dh] = [gate, up, dh].map(|values| unsafe { values.range_mut(row * width, width) });
+            // SAFETY: as above.
+            let dot = unsafe { dots.range_mut(row, 1) };
+            dot[0] = weighted_row(compute.isa, gate, up, dh, weight(row));
+        }
+    });
+}
+
 fn halves(gate_up: &[f32], width: usize) -> [Rows<'_>; 2] {
     let rows = |values| Rows { values, cols: width, stride: 2 * width };
     [rows(gate_up), rows(gate_up.get(width..).unwrap_or_default())]
@@ -121,6 +149,38 @@ per_isa! {
             *dgate = dh * up * (sigmoid + silu * (1.0 - sigmoid));
         }
     }
+}
+
+per_isa! {
+    fn weighted_row(gate: &mut [f32], up: &mut [f32], dh: &mut [f32], weight: f32) -> f32 {
+        const LANES: usize = 16;
+        let mut lanes = [0.0f32; LANES];
+        let ((gates, gate_rest), (ups, up_rest)) = (gate.as_chunks_mut::<LANES>(), up.as_chunks_mut::<LANES>());
+        let (dhs, dh_rest) = dh.as_chunks_mut::<LANES>();
+        for ((gate, up), dh) in gates.iter_mut().zip(ups).zip(dhs) {
+            for (i, lane) in lanes.iter_mut().enumerate() {
+                let (dot, gradients) = weighted(gate[i], up[i], dh[i], weight);
+                *lane += dot;
+                [gate[i], up[i], dh[i]] = gradients;
+            }
+        }
+        let mut sum = lanes.iter().sum::<f32>();
+        for ((gate, up), dh) in gate_rest.iter_mut().zip(up_rest).zip(dh_rest) {
+            let (dot, gradients) = weighted(*gate, *up, *dh, weight);
+            sum += dot;
+            [*gate, *up, *dh] = gradients;
+        }
+        sum
+    }
+}
+
+/// `dh · h`, and `dgate`, `dup` and `w · h`.
+#[inline(always)]
+fn weighted(gate: f32, up: f32, dh: f32, weight: f32) -> (f32, [f32; 3]) {
+    let sigmoid = 1.0 / (1.0 + exp(-gate));
+    let silu = gate * sigmoid;
+    let (h, scaled) = (silu * up, weight * dh);
+    (dh * h, [scaled * up * (sigmoid + silu * (1.0 - sigmoid)), scaled * silu, weight * h])
 }
 
 #[cfg(test)]
@@ -181,6 +241,34 @@ mod tests {
         for (row, joint) in joint.chunks(2 * width).enumerate() {
             assert_eq!(joint[..width], dgate[row * width..][..width]);
             assert_eq!(joint[width..], dup[row * width..][..width]);
+        }
+    }
+    #[test]
+    fn weighted_rows_are_the_parts_one_by_one() {
+        for (rows, width) in [(1, 1), (3, 7), (5, 16), (9, 33)] {
+            for isa in crate::Isa::available() {
+                let compute = Compute::with_isa(isa, 2);
+                let [gate, up, dh] = [5, 6, 7].map(|seed| noise(rows * width, seed));
+                let weights = noise(rows, 8);
+                let (mut h, mut dots) = (vec![0.0; rows * width], vec![0.0; rows]);
+                forward(&compute, Rows::dense(&gate, width), Rows::dense(&up, width), &mut h);
+                let weighted: Vec<f32> = dh.iter().enumerate().map(|(i, dh)| weights[i / width] * dh).collect();
+                let [mut dgate, mut dup] = [vec![0.0; rows * width], vec![0.0; rows * width]];
+                let output = |values| Output { values, stride: width };
+                let halves = [&gate, &up].map(|half| Rows::dense(half, width));
+                backward(&compute, halves[0], halves[1], &weighted, output(&mut dgate), output(&mut dup));
+                let [mut a, mut b, mut c] = [gate, up, dh.clone()];
+                backward_weighted(&compute, |row| weights[row], [&mut a, &mut b, &mut c], &mut dots);
+                assert_close(&format!("{isa} dgate"), &a, &wide(&dgate), 1e-6);
+                assert_close(&format!("{isa} dup"), &b, &wide(&dup), 1e-6);
+                for row in 0..rows {
+                    let part = row * width..(row + 1) * width;
+                    let expected: f64 = dot(&wide(&h[part.clone()]), &dh[part.clone()]);
+                    assert!((f64::from(dots[row]) - expected).abs() <= 1e-5, "{isa} row {row}");
+                    let weighted_h: Vec<f64> = h[part.clone()].iter().map(|h| f64::from(weights[row] * h)).collect();
+                    assert_close(&format!("{isa} w · h"), &c[part], &weighted_h, 1e-6);
+                }
+            }
         }
     }
 }

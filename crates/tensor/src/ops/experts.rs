@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use fathom_kernels::combine::{Choices, sum_experts};
-use fathom_kernels::gemm::{Output, Rows};
+use fathom_kernels::gemm::Rows;
 use fathom_kernels::matmul::{Operand, PackedOperand, Product, View, matmul};
 use fathom_kernels::training::swiglu;
 
@@ -185,56 +185,24 @@ impl Saved {
         (y, [gate, up])
     }
 
-    fn slots(&self, context: &Context, dy: &Tensor, [gate, up]: [Tensor; 2]) -> SlotGradients {
+    fn slots(&self, context: &Context, dy: &Tensor, [mut gate, mut up]: [Tensor; 2]) -> SlotGradients {
         let (dispatch, slots, width) = (&*self.dispatch, self.dispatch.len(), self.width);
-        let halves = || [&gate, &up].map(|half| Rows::dense(half.values(), width));
-        let mut h = context.build([slots, width], |h| {
-            let [gate, up] = halves();
-            swiglu::forward(context.compute(), gate, up, h);
-        });
-        let dy = Side::Tokens(dy.view());
         let mut dh = context.build([slots, width], |dh| {
+            let dy = Side::Tokens(dy.view());
             multiply(context, dispatch, dy, Orientation::AsStored, [(&self.projections[2], dh)], false);
         });
-        let (h_values, dh_values) = (h.values(), dh.values());
+        let weights = self.weights.values();
         let dots = context.build([slots], |dots| {
-            context.compute().for_pieces(dots, ROWS, |piece, dots| {
-                for (i, dot) in dots.iter_mut().enumerate() {
-                    let row = (piece * ROWS + i) * width;
-                    let pairs = h_values[row..][..width].iter().zip(&dh_values[row..][..width]);
-                    *dot = pairs.map(|(h, dh)| h * dh).sum();
-                }
-            });
+            let values = [&mut gate, &mut up, &mut dh].map(|t| t.values_mut().expect("nobody else has it"));
+            let weight = |slot: usize| weights[dispatch.choices[slot] as usize];
+            swiglu::backward_weighted(context.compute(), weight, values, dots);
         });
         let dweights = context.build(self.weights.shape(), |dweights| {
             for (&choice, &dot) in dispatch.choices.iter().zip(dots.values()) {
                 dweights[choice as usize] = dot;
             }
         });
-        let pieces = [&mut h, &mut dh].map(|t| (t.values_mut().expect("a new buffer"), ROWS * width.max(1)));
-        let [h_pieces, dh_pieces] = pieces;
-        let weights = self.weights.values();
-        context.compute().for_pieces2(h_pieces, dh_pieces, |piece, h, dh| {
-            let rows = h.chunks_exact_mut(width).zip(dh.chunks_exact_mut(width));
-            for ((h, dh), &choice) in rows.zip(&dispatch.choices[piece * ROWS..]) {
-                let weight = weights[choice as usize];
-                h.iter_mut().chain(dh).for_each(|value| *value *= weight);
-            }
-        });
-        let mut dgate = context.build([slots, width], |_| {});
-        let dup = context.build([slots, width], |dup| {
-            let dgate = Output { values: dgate.values_mut().expect("a new buffer"), stride: width };
-            let [gate, up] = halves();
-            swiglu::backward(
-                context.compute(),
-                gate,
-                up,
-                dh.values(),
-                dgate,
-                Output { values: dup, stride: width },
-            );
-        });
-        SlotGradients { weighted_h: h, dgate, dup, dweights }
+        SlotGradients { weighted_h: dh, dgate: gate, dup: up, dweights }
     }
 
     fn dx(&self, context: &Context, dgate: &Tensor, dup: &Tensor) -> Tensor {
@@ -251,9 +219,6 @@ impl Saved {
         })
     }
 }
-
-/// Rows of slots that one unit of an elementwise loop takes.
-const ROWS: usize = 16;
 
 /// Rows of a product, by token or by slot.
 #[derive(Clone, Copy)]
@@ -284,15 +249,16 @@ fn multiply<const N: usize>(
     let pack = |stack: &Tensor| -> Vec<Option<Rc<PackedOperand>>> {
         dispatch.used().map(|expert| stack.packed(context, expert, orientation)).collect()
     };
-    let packed: Vec<_> = maps.iter().map(|(stack, _)| pack(stack)).collect();
+    let packed = maps.each_ref().map(|(stack, _)| pack(stack));
     let mut products = Vec::with_capacity(N * packed.first().map_or(0, Vec::len));
-    for ((stack, results), packed) in maps.into_iter().zip(&packed) {
-        let width = results.len() / dispatch.len().max(1);
-        let mut rest = results;
-        for (expert, packed) in dispatch.used().zip(packed) {
-            let (c, tail) = rest.split_at_mut(dispatch.slots_of(expert).len() * width);
-            rest = tail;
-            let b = match (packed, orientation) {
+    let (stacks, mut rests) = (maps.each_ref().map(|(stack, _)| *stack), maps.map(|(_, results)| results));
+    let widths = rests.each_ref().map(|results| results.len() / dispatch.len().max(1));
+    // All maps of an expert one after the other: they share its rows, which are packed once.
+    for (index, expert) in dispatch.used().enumerate() {
+        for (((stack, packed), rest), &width) in stacks.iter().zip(&packed).zip(&mut rests).zip(&widths) {
+            let (c, tail) = std::mem::take(rest).split_at_mut(dispatch.slots_of(expert).len() * width);
+            *rest = tail;
+            let b = match (&packed[index], orientation) {
                 (Some(packed), _) => Operand::Packed(packed),
                 (None, Orientation::AsStored) => Operand::View(stack.matrix(expert)),
                 (None, Orientation::Transposed) => Operand::View(stack.matrix(expert).transposed()),
