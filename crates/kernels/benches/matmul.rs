@@ -106,7 +106,11 @@ fn bench(compute: &Compute, (name, precision): (&str, MatmulPrecision), case: &C
     let &Case { form, count, shape: [m, n, k], .. } = case;
     let numbers = |len: usize| {
         let mut numbers = Floats::zeroed(len);
-        numbers.as_mut_slice().iter_mut().enumerate().for_each(|(i, x)| *x = (i * 37 % 255) as f32 / 128.0 - 1.0);
+        numbers
+            .as_mut_slice()
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x = (i * 37 % 255) as f32 / 128.0 - 1.0);
         numbers
     };
     let (a, b, mut c) = (numbers(count * m * k), numbers(count * k * n), Floats::zeroed(count * m * n));

@@ -1,9 +1,11 @@
 //! The machine that tensors live on.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use fathom_kernels::Compute;
 pub use fathom_kernels::matmul::MatmulPrecision as Precision;
+use fathom_kernels::matmul::PackedOperand;
 
 use crate::arena::Arena;
 use crate::tensor::{Shape, Tensor};
@@ -17,12 +19,46 @@ struct Machine {
     compute: Compute,
     precision: Precision,
     arena: Arena,
+    packing: Packing,
+    /// Memory of packed weights that nobody uses, where they are packed for each use.
+    spare: RefCell<Vec<PackedOperand>>,
+}
+
+/// When weights are packed for products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Once per update: both packed forms of every weight are kept beside it.
+    #[default]
+    Once,
+    /// For each product: only what one operation packs is held.
+    EachUse,
 }
 
 impl Context {
-    /// A context of its own arena.
+    /// A context of its own arena; weights are packed once per update.
     pub fn new(compute: Compute, precision: Precision) -> Self {
-        Self(Rc::new(Machine { compute, precision, arena: Arena::default() }))
+        Self::with_packing(compute, precision, Packing::Once)
+    }
+
+    /// A context that packs weights when it is told to.
+    pub fn with_packing(compute: Compute, precision: Precision, packing: Packing) -> Self {
+        let (arena, spare) = (Arena::default(), RefCell::default());
+        Self(Rc::new(Machine { compute, precision, arena, packing, spare }))
+    }
+
+    /// When weights are packed.
+    pub fn packing(&self) -> Packing {
+        self.0.packing
+    }
+
+    pub(crate) fn spare_packed(&self, [rows, cols]: [usize; 2]) -> Option<PackedOperand> {
+        let mut spare = self.0.spare.borrow_mut();
+        let fits = |operand: &PackedOperand| (operand.rows(), operand.cols()) == (rows, cols);
+        spare.iter().position(fits).map(|at| spare.swap_remove(at))
+    }
+
+    pub(crate) fn keep_spare(&self, operand: PackedOperand) {
+        self.0.spare.borrow_mut().push(operand);
     }
 
     /// Threads and instruction set.
@@ -81,5 +117,6 @@ impl Context {
     /// Gives buffers that no tensor uses back to the system.
     pub fn release_free_buffers(&self) {
         self.0.arena.clear();
+        self.0.spare.borrow_mut().clear();
     }
 }

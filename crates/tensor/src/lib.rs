@@ -38,6 +38,7 @@ mod context;
 mod gradient;
 mod ids;
 pub mod ops;
+mod packed;
 mod parameter;
 mod recompute;
 mod tape;
@@ -46,7 +47,7 @@ mod tape_tests;
 mod tensor;
 pub mod testing;
 
-pub use context::{Context, Precision};
+pub use context::{Context, Packing, Precision};
 pub use gradient::{GradientSlot, Gradients};
 pub use ids::Ids;
 pub use parameter::Parameter;

@@ -9,6 +9,8 @@ use fathom_kernels::matmul::{PackedOperand, View};
 
 use crate::Context;
 use crate::arena::Arena;
+use crate::context::Packing;
+use crate::packed::{Lent, Packed};
 
 /// Dimensions, slowest first. `[]` is a single number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -172,21 +174,20 @@ impl Tensor {
         buffer.packed = Some(RefCell::default());
     }
 
-    /// Matrix `index` of the stack, packed as a right operand; `None` where packed forms are not kept.
-    pub(crate) fn packed(
-        &self,
-        context: &Context,
-        index: usize,
-        orientation: Orientation,
-    ) -> Option<Rc<PackedOperand>> {
-        let mut forms = self.buffer.packed.as_ref()?.borrow_mut();
+    /// Matrix `index` of the stack, packed as a right operand; `None` if this is no weight.
+    pub(crate) fn packed(&self, context: &Context, index: usize, orientation: Orientation) -> Option<Packed> {
+        let forms = self.buffer.packed.as_ref()?;
+        let view = match orientation {
+            Orientation::AsStored => self.matrix(index),
+            Orientation::Transposed => self.matrix(index).transposed(),
+        };
+        if context.packing() == Packing::EachUse {
+            return Some(Packed::Lent(Lent::pack(context, view)));
+        }
+        let mut forms = forms.borrow_mut();
         let (packed, current) =
             forms.entry((index, orientation)).or_insert_with(|| (Rc::new(PackedOperand::empty()), false));
         if !*current {
-            let view = match orientation {
-                Orientation::AsStored => self.matrix(index),
-                Orientation::Transposed => self.matrix(index).transposed(),
-            };
             if Rc::get_mut(packed).is_none() {
                 *packed = Rc::new(PackedOperand::empty());
             }
@@ -194,7 +195,7 @@ impl Tensor {
             operand.pack(context.compute(), context.precision(), view);
             *current = true;
         }
-        Some(Rc::clone(packed))
+        Some(Packed::Kept(Rc::clone(packed)))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo bench -p fathom-train --bench step -- [--size S|M] [--dtype f32|bf16] [--steps 7] [--threads 2] [--optimizer adamw|muon]
+//!     [--moments f32|bf16] [--recompute] [--pack-each-use]
 //! ```
 //!
 //! Prints one JSON object: tokens per second (median and best), useful GFLOP/s and their share of the multiplier's measured peak,
@@ -18,8 +19,8 @@ use fathom_model::accounting::{Flops, Parameters};
 use fathom_model::differentiable::{Batch, DifferentiableModel, PassOptions};
 use fathom_tensor::ops::experts::{Dispatch, ExpertWeights};
 use fathom_tensor::testing::random;
-use fathom_tensor::{Context, Parameter, Precision, Tape};
-use fathom_train::config::{AdamW, Muon, Optimizer as OptimizerConfig};
+use fathom_tensor::{Context, Packing, Parameter, Precision, Tape};
+use fathom_train::config::{AdamW, Moments, Muon, Optimizer as OptimizerConfig};
 use fathom_train::optimizer::{Optimizer, Step, gradient_norm};
 use serde_json::json;
 
@@ -72,13 +73,17 @@ fn main() {
     let steps: usize = given("--steps", "7").parse().expect("--steps takes a number");
     let precision = if dtype == "f32" { Precision::F32 } else { Precision::Bf16 };
     let threads = given("--threads", "0").parse().expect("--threads takes a number");
-    let context = Context::new(Compute::new(threads).expect("threads"), precision);
+    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
+    let packing = if flag("--pack-each-use") { Packing::EachUse } else { Packing::Once };
+    let context = Context::with_packing(Compute::new(threads).expect("threads"), precision, packing);
     let size = size(&name);
+    let moments = if given("--moments", "f32") == "bf16" { Moments::Bf16 } else { Moments::F32 };
+    let recompute = flag("--recompute");
     let kind = match given("--optimizer", "adamw").as_str() {
-        "muon" => OptimizerConfig::Muon(Muon::default()),
-        _ => OptimizerConfig::Adamw(AdamW::default()),
+        "muon" => OptimizerConfig::Muon(Muon { moments, ..Muon::default() }),
+        _ => OptimizerConfig::Adamw(AdamW { moments, ..AdamW::default() }),
     };
-    let times = measure(&context, &size, &kind, steps);
+    let times = measure(&context, &size, (&kind, recompute), steps);
     let bookkeeping = bookkeeping(&context, &size, steps);
     let peak = multiply_rate(context.compute(), Multiplier::Bf16Tiles, 0.5)
         .filter(|_| precision == Precision::Bf16)
@@ -90,7 +95,8 @@ fn main() {
     println!(
         "{}",
         json!({
-            "size": name, "dtype": dtype, "isa": context.compute().isa().name(), "threads": context.compute().threads(),
+            "size": name, "dtype": dtype, "moments": given("--moments", "f32"), "recompute": recompute,
+            "pack_each_use": flag("--pack-each-use"), "isa": context.compute().isa().name(), "threads": context.compute().threads(),
             "parameters": Parameters::of(&size.config).total,
             "tokens_per_second": tokens / median, "best_tokens_per_second": tokens / best,
             "useful_gflops": flops / median / 1e9, "share_of_peak": flops / median / peak, "peak_gflops": peak / 1e9,
@@ -101,7 +107,12 @@ fn main() {
 }
 
 /// Seconds of every step after the first two, in order of size.
-fn measure(context: &Context, size: &Size, kind: &OptimizerConfig, steps: usize) -> Vec<f64> {
+fn measure(
+    context: &Context,
+    size: &Size,
+    (kind, recompute): (&OptimizerConfig, bool),
+    steps: usize,
+) -> Vec<f64> {
     let model = DifferentiableModel::random(size.config.clone(), context, 0.02, 1).expect("a model");
     let parameters = model.parameters();
     let mut optimizer = Optimizer::new(kind, parameters);
@@ -111,7 +122,8 @@ fn measure(context: &Context, size: &Size, kind: &OptimizerConfig, steps: usize)
         let started = Instant::now();
         parameters.iter().for_each(Parameter::clear_gradient);
         let tape = Tape::new(context);
-        let losses = model.losses(&tape, &batch, &PassOptions::PLAIN).expect("a pass");
+        let losses =
+            model.losses(&tape, &batch, &PassOptions { recompute, ..PassOptions::PLAIN }).expect("a pass");
         tape.backward(&losses.total);
         drop((tape, losses));
         let gradient_scale = gradient_norm(context.compute(), parameters, 1.0).clipping(Some(1.0)) as f32;
@@ -143,14 +155,15 @@ fn bookkeeping(context: &Context, size: &Size, steps: usize) -> f64 {
     let stacks = [&[experts, WIDTH, hidden], &[experts, WIDTH, hidden], &[experts, hidden, WIDTH]];
     let stacks: Vec<Parameter> =
         stacks.iter().zip(2..).map(|(shape, seed)| parameter(*shape, seed)).collect();
-    let values = random(tokens * hidden, 9);
+    let values = context.tensor([tokens, hidden], &random(tokens * hidden, 9));
+    let ones = context.full([tokens, hidden], 1e-3);
     let layers = (0..config.num_hidden_layers).filter(|&layer| config.is_moe(layer)).count();
     let mut times: Vec<f64> = (0..steps)
         .map(|_| {
             let started = Instant::now();
             for _ in 0..layers {
                 let tape = Tape::new(context);
-                let x = tape.input(context.tensor([tokens, hidden], &values));
+                let x = tape.input(values.clone());
                 let routed =
                     x.linear_f32(&tape.parameter(&gate)).route(&config.router(), &vec![0.0; experts]);
                 let dispatch = Rc::new(Dispatch::new(&routed.ids, experts));
@@ -158,8 +171,7 @@ fn bookkeeping(context: &Context, size: &Size, steps: usize) -> f64 {
                 let weights =
                     ExpertWeights { gate_proj: &gate_proj, up_proj: &up_proj, down_proj: &down_proj };
                 let y = x.experts(&dispatch, &routed.weights, weights);
-                let dy = context.full(y.shape(), 1e-3);
-                tape.backward_from(&[(&y, dy)]);
+                tape.backward_from(&[(&y, ones.clone())]);
             }
             started.elapsed().as_secs_f64()
         })

@@ -115,11 +115,8 @@ pub(super) unsafe fn store_rows(tile: &Tile, sums: &[f32; 32 * 32]) {
             // SAFETY: a row of sums is two vectors.
             *row = unsafe { [_mm512_loadu_ps(sums.as_ptr()), _mm512_loadu_ps(sums[16..].as_ptr())] };
         }
-        let part = Tile {
-            c: tile.c.wrapping_add(first * tile.stride),
-            rows: (tile.rows - first).min(4),
-            ..*tile
-        };
+        let part =
+            Tile { c: tile.c.wrapping_add(first * tile.stride), rows: (tile.rows - first).min(4), ..*tile };
         // SAFETY: this function's contract.
         unsafe { store(&part, &rows) };
     }

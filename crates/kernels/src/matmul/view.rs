@@ -85,7 +85,8 @@ impl<'a> View<'a> {
 
     /// Whether this is the same view of the same memory.
     pub(super) fn is(&self, other: &View<'_>) -> bool {
-        let memory = |view: &View<'_>| (view.values.as_ptr(), view.rows, view.cols, view.row_stride, view.col_stride);
+        let memory =
+            |view: &View<'_>| (view.values.as_ptr(), view.rows, view.cols, view.row_stride, view.col_stride);
         let index = |index: Option<&[u32]>| index.map(<[u32]>::as_ptr);
         memory(self) == memory(other)
             && index(self.row_index) == index(other.row_index)

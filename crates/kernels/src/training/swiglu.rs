@@ -252,7 +252,8 @@ mod tests {
                 let weights = noise(rows, 8);
                 let (mut h, mut dots) = (vec![0.0; rows * width], vec![0.0; rows]);
                 forward(&compute, Rows::dense(&gate, width), Rows::dense(&up, width), &mut h);
-                let weighted: Vec<f32> = dh.iter().enumerate().map(|(i, dh)| weights[i / width] * dh).collect();
+                let weighted: Vec<f32> =
+                    dh.iter().enumerate().map(|(i, dh)| weights[i / width] * dh).collect();
                 let [mut dgate, mut dup] = [vec![0.0; rows * width], vec![0.0; rows * width]];
                 let output = |values| Output { values, stride: width };
                 let halves = [&gate, &up].map(|half| Rows::dense(half, width));
@@ -265,7 +266,8 @@ mod tests {
                     let part = row * width..(row + 1) * width;
                     let expected: f64 = dot(&wide(&h[part.clone()]), &dh[part.clone()]);
                     assert!((f64::from(dots[row]) - expected).abs() <= 1e-5, "{isa} row {row}");
-                    let weighted_h: Vec<f64> = h[part.clone()].iter().map(|h| f64::from(weights[row] * h)).collect();
+                    let weighted_h: Vec<f64> =
+                        h[part.clone()].iter().map(|h| f64::from(weights[row] * h)).collect();
                     assert_close(&format!("{isa} w · h"), &c[part], &weighted_h, 1e-6);
                 }
             }

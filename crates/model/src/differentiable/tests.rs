@@ -94,14 +94,17 @@ const EVERYTHING: PassOptions = PassOptions {
 };
 
 #[test]
-fn recomputation_and_threads_change_nothing() {
-    let run = |threads, recompute| {
-        let model = DifferentiableModel::load(&dir("tiny-v3-mtp"), &context(threads), true).unwrap();
+fn recomputation_threads_and_packing_change_nothing() {
+    let run_in = |context: Context, recompute| {
+        let model = DifferentiableModel::load(&dir("tiny-v3-mtp"), &context, true).unwrap();
         gradients(&model, &batch(2, 9), &PassOptions { recompute, ..EVERYTHING })
     };
+    let run = |threads, recompute| run_in(context(threads), recompute);
     let plain = run(2, false);
     assert!(plain == run(2, true), "recomputed");
     assert!(plain == run(1, false), "one thread");
+    let each_use = Context::with_packing(Compute::new(2).unwrap(), Precision::F32, Packing::EachUse);
+    assert!(plain == run_in(each_use, false), "packed for each use");
 }
 
 #[test]

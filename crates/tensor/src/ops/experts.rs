@@ -10,9 +10,10 @@ use std::rc::Rc;
 
 use fathom_kernels::combine::{Choices, sum_experts};
 use fathom_kernels::gemm::Rows;
-use fathom_kernels::matmul::{Operand, PackedOperand, Product, View, matmul};
+use fathom_kernels::matmul::{Operand, Product, View, matmul};
 use fathom_kernels::training::swiglu;
 
+use crate::packed::Packed;
 use crate::tensor::Orientation;
 use crate::{Context, Gradients, Ids, Tensor, Var};
 
@@ -246,7 +247,7 @@ fn multiply<const N: usize>(
     maps: [(&Tensor, &mut [f32]); N],
     accumulate: bool,
 ) {
-    let pack = |stack: &Tensor| -> Vec<Option<Rc<PackedOperand>>> {
+    let pack = |stack: &Tensor| -> Vec<Option<Packed>> {
         dispatch.used().map(|expert| stack.packed(context, expert, orientation)).collect()
     };
     let packed = maps.each_ref().map(|(stack, _)| pack(stack));

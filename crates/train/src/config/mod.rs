@@ -49,6 +49,10 @@ pub struct RunConfig {
     /// Whether a layer's activations are computed again in the backward pass instead of kept.
     #[serde(default)]
     pub recompute: bool,
+    /// Whether weights are packed for products at each use, and not once per step and kept: saves a copy of them in each
+    /// direction.
+    #[serde(default)]
+    pub pack_each_use: bool,
     /// What is trained.
     pub model: ModelChoice,
     /// What it is trained on.

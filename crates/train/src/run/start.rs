@@ -8,7 +8,7 @@ use fathom_data::{Dataset, Loader, LoaderOptions};
 use fathom_kernels::Compute;
 use fathom_model::accounting::Parameters;
 use fathom_model::differentiable::{AdapterOptions, DifferentiableModel};
-use fathom_tensor::{Context, Precision};
+use fathom_tensor::{Context, Packing, Precision};
 
 use super::trouble::Trouble;
 use super::{
@@ -291,7 +291,8 @@ fn load_model(plan: &Plan, source: &ModelSource, resumed: Option<&Path>) -> Resu
         Dtype::F32 => Precision::F32,
         Dtype::Bf16 => Precision::Bf16,
     };
-    let context = Context::new(Compute::new(config.threads)?, precision);
+    let packing = if config.pack_each_use { Packing::EachUse } else { Packing::Once };
+    let context = Context::with_packing(Compute::new(config.threads)?, precision, packing);
     let mtp = config.mtp.lambda > 0.0 || config.mtp.lambda_later > 0.0;
     if let (Some(lora), Some(base)) = (&config.lora, &source.weights) {
         let adapters = AdapterOptions {

@@ -7,9 +7,9 @@ use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
     _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
     _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
     _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_set1_epi8,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
@@ -271,9 +271,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
 
 pub(super) fn multiply(tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
     let scales = stretch.layout.scales;
-    assert!(
-        stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES
-    );
+    assert!(stretch.cols.is_multiple_of(RUN) && stretch.cols * PANEL <= Unpacked::PANEL_CODES);
     assert!(stretch.codes.len() >= tile.panels * Unpacked::PANEL_CODES);
     assert!(stretch.scales.len().min(stretch.minima.len()) >= tile.panels * SCALES_MAX);
     assert_eq!(block.len(), tile.rows * tile.panels * PANEL);

@@ -10,9 +10,8 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps,
-    _mm512_fmsub_ps, _mm512_loadu_ps,
-    _mm512_mul_ps, _mm512_loadu_si512, _mm512_permutexvar_epi16, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_srli_epi32, _mm512_storeu_si512,
+    _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_srli_epi32, _mm512_storeu_si512,
 };
 use std::ops::Range;
 
@@ -110,7 +109,9 @@ unsafe fn decode<const PER_RUN: usize, const MINIMUM: bool>(
             unsafe {
                 let scale = _mm512_loadu_ps(scales.as_ptr().add(part * PANEL));
                 let zero = match MINIMUM {
-                    true => _mm512_fmadd_ps(scale, offset, _mm512_loadu_ps(minima.as_ptr().add(part * PANEL))),
+                    true => {
+                        _mm512_fmadd_ps(scale, offset, _mm512_loadu_ps(minima.as_ptr().add(part * PANEL)))
+                    }
                     false => _mm512_mul_ps(scale, offset),
                 };
                 for quad in part * (QUADS / PER_RUN)..(part + 1) * (QUADS / PER_RUN) {

@@ -6,7 +6,9 @@ use fathom_numeric::round::to_bf16_precision;
 use proptest::prelude::*;
 
 use crate::gemm::tests::numbers;
-use crate::gemm::{Activations, Epilogue, Gathered, Group, Output, PANEL, PackedMatrix, Rows, WeightFormat, gemm};
+use crate::gemm::{
+    Activations, Epilogue, Gathered, Group, Output, PANEL, PackedMatrix, Rows, WeightFormat, gemm,
+};
 use crate::{Compute, Isa};
 
 pub(super) fn integer_formats() -> impl Iterator<Item = BlockFormat> {
@@ -175,7 +177,11 @@ fn every_isa_and_every_number_of_rows_gives_the_same_bits() {
         for format in integer_formats() {
             for m in [1, 2, 3, 4, 5, 8, 15, 35] {
                 let shape = [m, 16 * (m % 5) + 7, 2 * format.block_len()];
-                if decodes(isa, m) { check_decoded(isa, format, shape) } else { check_bits(isa, format, shape) }
+                if decodes(isa, m) {
+                    check_decoded(isa, format, shape)
+                } else {
+                    check_bits(isa, format, shape)
+                }
             }
             check_bits(isa, format, [2, 70, 6 * 256]);
             let shape = [260, 17, 256];
@@ -195,7 +201,11 @@ fn decoded_weights_of_every_shape() {
     }
     for format in integer_formats() {
         for (m, panels) in [(16, 1), (17, 2), (31, 3), (33, 4), (48, 5)] {
-            check_decoded(isa, format, [m, panels * PANEL - m % 3, (2048 + 64) / format.block_len() * format.block_len()]);
+            check_decoded(
+                isa,
+                format,
+                [m, panels * PANEL - m % 3, (2048 + 64) / format.block_len() * format.block_len()],
+            );
         }
     }
     let (compute, format, (n, k)) = (Compute::with_isa(isa, 2), BlockFormat::Q8_0, (20, 96));
