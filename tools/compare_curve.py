@@ -2,13 +2,15 @@
 """Trains the same model on the same batches in `fathom train` and in PyTorch with transformers, and compares the losses.
 
     pip install torch transformers safetensors numpy
-    python3 tools/compare_curve.py DATASET [--fathom target/release/fathom] [--steps 200] [--dtype bf16] [--plot curve.png]
+    python3 tools/compare_curve.py DATASET [--fathom target/release/fathom] [--steps 200] [--dtype bf16]
+        [--size S --batch 8 --seq 512] [--plot curve.png]
 
 DATASET is what `fathom data prepare` made, or the `conversations` directory of a run. Initial weights are a random
-checkpoint (`fathom synth`) of a small V3. Both sides: AdamW (0.9, 0.95, eps 1e-8, weight decay 0.1 on everything), clipping
+checkpoint (`fathom synth`) of a small V3, or of the 12 M parameters of `--size S`. Both sides: AdamW (0.9, 0.95, eps 1e-8, weight decay 0.1 on everything), clipping
 at 1, constant learning rate, rows in the order of the files, answers only where the data has a mask. PyTorch's bf16 is
 autocast over f32 masters. Prints both curves and how far apart they are, smoothed over ten steps as losses of single
-batches are compared on the same batch anyway; fails beyond 0.5 %.
+batches are compared on the same batch anyway; fails beyond 0.5 %. A batch of a few hundred tokens diverges by itself: experts
+are chosen by small differences.
 """
 
 import argparse
@@ -28,10 +30,14 @@ parser.add_argument("dataset", type=pathlib.Path)
 parser.add_argument("--fathom", default="target/release/fathom")
 parser.add_argument("--steps", type=int, default=200)
 parser.add_argument("--dtype", choices=["f32", "bf16"], default="bf16")
+parser.add_argument("--size", choices=["small", "S"], default="small", help="S: 12 M parameters (docs/kernels)")
+parser.add_argument("--batch", type=int, default=4, help="rows of a step")
+parser.add_argument("--seq", type=int, default=128, help="tokens of a row")
+parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
 parser.add_argument("--plot", type=pathlib.Path)
 args = parser.parse_args()
 
-BATCH, SEQ, RATE = 4, 128, 1e-3
+BATCH, SEQ, RATE = args.batch, args.seq, args.rate
 CONFIG = dict(
     model_type="deepseek_v3", architectures=["DeepseekV3ForCausalLM"], hidden_act="silu", torch_dtype="float32",
     hidden_size=128, intermediate_size=320, moe_intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
@@ -41,6 +47,12 @@ CONFIG = dict(
     num_nextn_predict_layers=0, max_position_embeddings=256, rms_norm_eps=1e-6, rope_theta=10000.0,
     attention_bias=False, attention_dropout=0.0, tie_word_embeddings=False, initializer_range=0.02,
 )  # fmt: skip
+if args.size == "S":
+    CONFIG |= dict(
+        hidden_size=256, intermediate_size=640, moe_intermediate_size=128, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=8, q_lora_rank=None, kv_lora_rank=64, n_routed_experts=16, num_experts_per_tok=4,
+        max_position_embeddings=2048,
+    )  # fmt: skip
 
 
 def rows(dataset):

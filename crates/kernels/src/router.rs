@@ -6,6 +6,7 @@
 //! weights from the unbiased affinities.
 
 use crate::Compute;
+use crate::math::{exp, largest, per_isa};
 use crate::shared::SharedSlice;
 
 /// Tokens handed to one unit.
@@ -82,7 +83,11 @@ impl Router {
                         weights.range_mut(token * self.top_k, self.top_k),
                     )
                 };
-                self.score(&logits[token * self.experts..][..self.experts], affinity);
+                let logits = &logits[token * self.experts..][..self.experts];
+                match self.scoring {
+                    Scoring::Sigmoid => sigmoid(compute.isa, logits, affinity),
+                    Scoring::Softmax => softmax(compute.isa, logits, affinity),
+                }
                 choice.copy_from_slice(affinity);
                 if self.method == TopkMethod::NoauxTc {
                     choice.iter_mut().zip(bias).for_each(|(choice, bias)| *choice += bias);
@@ -90,24 +95,10 @@ impl Router {
                 if self.method != TopkMethod::Greedy && self.top_groups < self.groups {
                     self.mask_groups(choice);
                 }
-                take_best(choice, ids);
+                take_best(compute.isa, choice, ids);
                 self.weigh(affinity, ids, weights);
             }
         });
-    }
-
-    fn score(&self, logits: &[f32], affinity: &mut [f32]) {
-        match self.scoring {
-            Scoring::Sigmoid => {
-                affinity.iter_mut().zip(logits).for_each(|(a, logit)| *a = 1.0 / (1.0 + (-logit).exp()));
-            }
-            Scoring::Softmax => {
-                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                affinity.iter_mut().zip(logits).for_each(|(a, logit)| *a = (logit - max).exp());
-                let sum: f32 = affinity.iter().sum();
-                affinity.iter_mut().for_each(|a| *a /= sum);
-            }
-        }
     }
 
     /// Sets the choice of every expert outside the best groups to -∞.
@@ -153,20 +144,33 @@ impl Router {
     }
 }
 
-/// The ids of the largest values, in ascending order of id.
-fn take_best(choice: &mut [f32], ids: &mut [u32]) {
-    for id in ids.iter_mut() {
-        let mut best = 0;
-        for (index, value) in choice.iter().enumerate() {
-            // NaN marks what was taken: no comparison with it is true.
-            if *value > choice[best] || choice[best].is_nan() {
-                best = index;
-            }
-        }
-        *id = best as u32;
-        choice[best] = f32::NAN;
+per_isa! {
+    fn sigmoid(logits: &[f32], affinity: &mut [f32]) {
+        affinity.iter_mut().zip(logits).for_each(|(affinity, logit)| *affinity = 1.0 / (1.0 + exp(-logit)));
     }
-    ids.sort_unstable();
+}
+
+per_isa! {
+    fn softmax(logits: &[f32], affinity: &mut [f32]) {
+        let max = largest(logits);
+        affinity.iter_mut().zip(logits).for_each(|(affinity, logit)| *affinity = exp(logit - max));
+        let sum: f32 = affinity.iter().sum();
+        affinity.iter_mut().for_each(|affinity| *affinity /= sum);
+    }
+}
+
+per_isa! {
+    /// The ids of the largest values, in ascending order of id; ties go to the lower id.
+    fn take_best(choice: &mut [f32], ids: &mut [u32]) {
+        for id in ids.iter_mut() {
+            // NaN marks what was taken: no comparison with it is true.
+            let max = largest(choice);
+            let best = choice.iter().position(|value| *value == max).unwrap_or(0);
+            *id = best as u32;
+            choice[best] = f32::NAN;
+        }
+        ids.sort_unstable();
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use fathom_checkpoint::Checkpoint;
 use fathom_kernels::{Compute, Isa};
-use fathom_tensor::{Context, Precision, Tape};
+use fathom_tensor::{Context, Packing, Precision, Tape};
 
 use super::{Balance, Batch, DifferentiableModel, PassOptions};
 

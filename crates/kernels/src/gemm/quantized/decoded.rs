@@ -151,7 +151,8 @@ fn pair(even: __m512, odd: __m512) -> __m512i {
     };
     // SAFETY: both are 64 bytes, of which every pattern is a value.
     unsafe {
-        let halves = std::mem::transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(odd, even));
+        let halves =
+            std::mem::transmute::<std::arch::x86_64::__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even));
         _mm512_permutexvar_epi16(_mm512_loadu_si512(ORDER.as_ptr().cast()), halves)
     }
 }
