@@ -179,11 +179,61 @@ mod tests {
     use crate::Isa;
 
     fn route(router: &Router, logits: &[f32], bias: &[f32]) -> (Vec<u32>, Vec<f32>) {
+        route_on(Isa::Scalar, router, logits, bias)
+    }
+
+    fn route_on(isa: Isa, router: &Router, logits: &[f32], bias: &[f32]) -> (Vec<u32>, Vec<f32>) {
         let tokens = logits.len() / router.experts;
         let mut ids = vec![0; tokens * router.top_k];
         let mut weights = vec![0.0; ids.len()];
-        router.route(&Compute::with_isa(Isa::Scalar, 2), logits, bias, &mut ids, &mut weights);
+        router.route(&Compute::with_isa(isa, 2), logits, bias, &mut ids, &mut weights);
         (ids, weights)
+    }
+
+    /// One token's affinities in f64, and the best experts by sorting.
+    fn reference(router: &Router, logits: &[f32], bias: &[f32]) -> (Vec<u32>, Vec<f64>) {
+        let exps: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
+        let affinity: Vec<f64> = match router.scoring {
+            Scoring::Sigmoid => exps.iter().map(|exp| exp / (1.0 + exp)).collect(),
+            Scoring::Softmax => exps.iter().map(|exp| exp / exps.iter().sum::<f64>()).collect(),
+        };
+        let mut ids: Vec<u32> = (0..router.experts as u32).collect();
+        let choice =
+            |id: u32| affinity[id as usize] + bias.get(id as usize).map_or(0.0, |&bias| f64::from(bias));
+        ids.sort_by(|&a, &b| choice(b).total_cmp(&choice(a)));
+        ids.truncate(router.top_k);
+        ids.sort_unstable();
+        let weights = ids.iter().map(|&id| affinity[id as usize]).collect();
+        (ids, weights)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_isa_takes_what_sorting_takes(experts in 1..=300_usize, share in 0.0..1.0_f64, seed: u64, sigmoid: bool) {
+            let (scoring, method) = match sigmoid {
+                true => (Scoring::Sigmoid, TopkMethod::NoauxTc),
+                false => (Scoring::Softmax, TopkMethod::Greedy),
+            };
+            let top_k = 1 + (share * experts.min(16) as f64) as usize;
+            let (groups, top_groups) = (1, 1);
+            let router = Router { experts, top_k, groups, top_groups, ..router(method, scoring) };
+            // Steps of 1/64 in another order each time: no two alike, however they are rounded.
+            let values = |seed: u64| -> Vec<f32> {
+                let mut order: Vec<usize> = (0..experts).collect();
+                order.sort_by_key(|&at| (at as u64 + 1).wrapping_mul(seed | 1).rotate_left(29));
+                order.iter().map(|&step| (step as f32 - experts as f32 / 2.0) / 64.0).collect()
+            };
+            let logits = values(seed);
+            let bias = if sigmoid { vec![0.25; experts] } else { Vec::new() };
+            let (ids, weights) = reference(&router, &logits, &bias);
+            for isa in Isa::available() {
+                let found = route_on(isa, &router, &logits, &bias);
+                proptest::prop_assert_eq!(&found.0, &ids, "{:?}", isa);
+                for (found, weight) in found.1.iter().zip(&weights) {
+                    proptest::prop_assert!((f64::from(*found) - weight).abs() <= 1e-6 * weight, "{:?}", isa);
+                }
+            }
+        }
     }
 
     fn router(method: TopkMethod, scoring: Scoring) -> Router {
