@@ -151,4 +151,4 @@ if args.plot:
     plt.plot(a, label="Fathom", lw=1)
     plt.xlabel("step"), plt.ylabel("loss, nats per token"), plt.legend()
     plt.savefig(args.plot, dpi=120)
-sys.exit(far.max() > 0.005)
+sys.exit(int(far.max() > 0.005))
