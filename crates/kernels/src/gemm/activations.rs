@@ -173,6 +173,12 @@ impl Activations {
         }
     }
 
+    /// Whether bf16 is held for the tile unit.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn in_tiles(&self) -> bool {
+        self.tiles
+    }
+
     /// Whether products of a group of so many rows decode the weights of block formats.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn decodes(&self, group_rows: usize) -> bool {

@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::{Operand, PANEL, Tile, WeightFormat};
+use crate::shared::Window;
 
 /// Rows of a tile, and its columns in f32, i32, pairs of bf16 or fours of int8.
 pub(super) const SIDE: usize = 16;
@@ -91,7 +92,8 @@ fn permitted() -> bool {
     false
 }
 
-pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
+/// `out [rows, panels · 16]`, wherever its rows lie.
+pub(super) fn multiply(tile: &Tile<'_>, out: &mut Window<'_, f32>) {
     let Operand::Halves(x) = tile.x else { unreachable!("floats are for the vector units") };
     assert_eq!(tile.format, WeightFormat::Bf16);
     assert!(tile.cols.is_multiple_of(COLS) && tile.first_col.is_multiple_of(COLS));
@@ -99,10 +101,10 @@ pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
     let column_bytes = PANEL * size_of::<u16>();
     let end = (tile.first_col + tile.cols) * column_bytes;
     assert!((tile.panels - 1) * tile.panel_bytes + end <= tile.weights.len());
-    assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
+    assert_eq!(out.shape(), [tile.rows, tile.panels * PANEL]);
     if tile.cols == 0 {
         if !tile.accumulate {
-            block.fill(0.0);
+            (0..tile.rows).for_each(|row| out.row_mut(row).fill(0.0));
         }
         return;
     }
@@ -110,7 +112,8 @@ pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32]) {
         tile,
         x: x.as_ptr(),
         weights: tile.weights[tile.first_col * column_bytes..].as_ptr(),
-        out: block.as_mut_ptr(),
+        out: out.as_mut_ptr(),
+        out_stride: out.stride(),
     };
     let full = tile.rows / STRIP * STRIP;
     let step = if full > STRIP { NEAR_COLS } else { tile.cols };
@@ -128,6 +131,7 @@ struct Product<'a> {
     /// At the tile's first column.
     weights: *const u8,
     out: *mut f32,
+    out_stride: usize,
 }
 
 impl Product<'_> {
@@ -166,17 +170,16 @@ impl Product<'_> {
     }
 
     fn at(&self, [row, panel, col]: [usize; 3], cols: usize, accumulate: bool) -> Block {
-        let width = self.tile.panels * PANEL;
         let x = self.x.wrapping_add(row * self.tile.x_stride + col);
         let weights = self.weights.wrapping_add(panel * self.tile.panel_bytes + col * PANEL * 2);
-        let out = self.out.wrapping_add(row * width + panel * PANEL);
+        let out = self.out.wrapping_add(row * self.out_stride + panel * PANEL);
         // Where there is no second tile its address is computed, but never used.
         Block {
             x: [x, x.wrapping_add(SIDE * self.tile.x_stride)],
             x_stride: self.tile.x_stride * size_of::<u16>(),
             weights: [weights, weights.wrapping_add(self.tile.panel_bytes)],
-            out: [out, out.wrapping_add(SIDE * width)],
-            out_stride: width * size_of::<f32>(),
+            out: [out, out.wrapping_add(SIDE * self.out_stride)],
+            out_stride: self.out_stride * size_of::<f32>(),
             steps: cols / COLS,
             accumulate,
         }

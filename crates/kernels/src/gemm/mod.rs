@@ -46,7 +46,7 @@ pub(crate) use amx::{
     release as amx_release,
 };
 
-use crate::shared::SharedSlice;
+use crate::shared::{SharedSlice, Window};
 use crate::{Compute, Isa};
 
 /// Panels a tile covers at most: four streams of weights, which is what the prefetchers of
@@ -122,6 +122,14 @@ pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: 
         let (group, unit) = locate(groups, unit);
         let (rows, panels) = group.unit(unit);
         let width = panels.len() * PANEL;
+        #[cfg(target_arch = "x86_64")]
+        if stored_by_tiles(compute.isa, x, group, panels.clone(), epilogue) {
+            let first = rows.start * stride + group.y_col + panels.start * PANEL;
+            // SAFETY: as for the rows below.
+            let mut out = unsafe { y.window(first, [rows.len(), width], stride) };
+            let [work] = scratch.floats([work(group.weights.format())]);
+            return tile_product(x, group, rows, panels, &mut out, work);
+        }
         let [block, work] = scratch.floats([rows.len() * width, work(group.weights.format())]);
         block_product(compute.isa, x, group, rows.clone(), panels.clone(), block, work);
         if let Some(bias) = group.weights.bias(panels.clone()) {
@@ -232,6 +240,55 @@ fn work(format: WeightFormat) -> usize {
     }
 }
 
+/// Whether the tile unit computes a group's product.
+#[cfg(target_arch = "x86_64")]
+fn on_tiles(isa: Isa, x: &Activations, group: &Group<'_>) -> bool {
+    match group.weights.format() {
+        WeightFormat::Bf16 => isa == Isa::Amx && x.in_tiles(),
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Block(BlockFormat::Fp8) => false,
+        WeightFormat::Block(_) => x.decodes(group.rows.len()),
+    }
+}
+
+/// Whether the tile unit may leave its sums in `y` itself: nothing is to be done to them, and `y` has all of the
+/// panels' columns.
+#[cfg(target_arch = "x86_64")]
+fn stored_by_tiles(
+    isa: Isa,
+    x: &Activations,
+    group: &Group<'_>,
+    panels: Range<usize>,
+    epilogue: Epilogue,
+) -> bool {
+    epilogue == Epilogue::Store
+        && panels.end * PANEL <= group.weights.rows()
+        && group.weights.bias(panels).is_none()
+        && on_tiles(isa, x, group)
+}
+
+/// `out [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread and its tile unit.
+#[cfg(target_arch = "x86_64")]
+fn tile_product(
+    x: &Activations,
+    group: &Group<'_>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    out: &mut Window<'_, f32>,
+    work: &mut [f32],
+) {
+    let weights = (group.weights, panels);
+    match group.weights.format() {
+        WeightFormat::Block(format) => {
+            let x = x.halves(rows.start, group.x_col);
+            quantized::decoded::block_product(format, x, weights, out, work);
+        }
+        _ => {
+            let x = (x.operand(Precision::Bf16, rows.start, group.x_col), x.stride());
+            plain_product(x, weights, rows.len(), |tile| amx::multiply(tile, out));
+        }
+    }
+}
+
 /// `block [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread.
 fn block_product(
     isa: Isa,
@@ -242,20 +299,20 @@ fn block_product(
     block: &mut [f32],
     work: &mut [f32],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if on_tiles(isa, x, group) {
+        let out = &mut Window::dense(block, panels.len() * PANEL);
+        return tile_product(x, group, rows, panels, out, work);
+    }
     let weights = group.weights;
     let operand = |precision| (x.operand(precision, rows.start, group.x_col), x.stride());
     match weights.format() {
         WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => {
             let x = operand(weights.format().precision());
-            plain_product(isa, x, (weights, panels), block);
+            plain_product(x, (weights, panels), rows.len(), |tile| multiply(isa, tile, block));
         }
         WeightFormat::Block(BlockFormat::Fp8) => {
             fp8::block_product(isa, operand(Precision::Bf16), (weights, panels), block, work);
-        }
-        #[cfg(target_arch = "x86_64")]
-        WeightFormat::Block(format) if x.decodes(group.rows.len()) => {
-            let x = x.halves(rows.start, group.x_col);
-            quantized::decoded::block_product(format, x, (weights, panels), block, work);
         }
         WeightFormat::Block(format) => {
             let x = x.bytes(rows.start, group.x_col);
@@ -264,14 +321,14 @@ fn block_product(
     }
 }
 
-/// The product with weights that are numbers by themselves.
+/// The product with weights that are numbers by themselves, one stretch of columns after the other.
 fn plain_product(
-    isa: Isa,
     (x, x_stride): (Operand<'_>, usize),
     (weights, panels): (&PackedMatrix, Range<usize>),
-    block: &mut [f32],
+    rows: usize,
+    mut multiply: impl FnMut(&Tile<'_>),
 ) {
-    let (rows, cols) = (block.len() / (panels.len() * PANEL), weights.padded_cols());
+    let cols = weights.padded_cols();
     let step = if rows <= STREAM_ROWS { cols } else { UNIT_COLS };
     for first in (0..cols.max(1)).step_by(step.max(1)) {
         let tile = Tile {
@@ -289,7 +346,7 @@ fn plain_product(
             cols: step.min(cols - first),
             accumulate: first > 0,
         };
-        multiply(isa, &tile, block);
+        multiply(&tile);
     }
 }
 
@@ -324,7 +381,7 @@ fn multiply(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => match tile.x {
             Operand::Floats(_) => avx512::multiply(tile, block),
-            Operand::Halves(_) => amx::multiply(tile, block),
+            Operand::Halves(_) => amx::multiply(tile, &mut Window::dense(block, tile.panels * PANEL)),
         },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),

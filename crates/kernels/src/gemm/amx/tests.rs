@@ -6,6 +6,7 @@ use super::super::{Activations, Epilogue, Group, Output, PackedMatrix, Precision
 use super::{emulator, *};
 use crate::pool::ThreadPool;
 use crate::roofline::{self, Multiplier};
+use crate::shared::SharedSlice;
 use crate::{Compute, Isa};
 
 /// Numbers in [-1, 1) that bf16 holds exactly, without a short period. They are 128ths, so a sum of
@@ -87,7 +88,21 @@ fn check_tile(rows: usize, panels: usize, cols: usize, first_col: usize, accumul
         (0..len + 2 * GUARD).map(|i| if i < GUARD || i >= GUARD + len { 7.0 } else { old(i) }).collect();
     let mut expected = block[GUARD..GUARD + len].to_vec();
     scalar::multiply(&tile, &mut expected);
-    multiply(&tile, &mut block[GUARD..GUARD + len]);
+    // The same sums, with others between their rows.
+    let (width, stride) = (panels * PANEL, panels * PANEL + 1 + rows % 5);
+    let mut apart = vec![7.0; rows * stride];
+    for (row, values) in block[GUARD..GUARD + len].chunks_exact(width).enumerate() {
+        apart[row * stride..][..width].copy_from_slice(values);
+    }
+    multiply(&tile, &mut Window::dense(&mut block[GUARD..GUARD + len], width));
+    // SAFETY: nothing else holds the elements.
+    let mut window = unsafe { SharedSlice::new(&mut apart).window(0, [rows, width], stride) };
+    multiply(&tile, &mut window);
+    for (row, expected) in expected.chunks_exact(width).enumerate() {
+        let (sums, others) = apart[row * stride..][..stride].split_at(width);
+        assert_eq!(sums, expected, "{case}: row {row} of sums apart");
+        assert!(others.iter().all(|&other| other == 7.0), "{case}: between rows");
+    }
     for (i, (a, e)) in block[GUARD..].iter().zip(&expected).enumerate() {
         assert_eq!(a, e, "{case}: element {i}");
     }

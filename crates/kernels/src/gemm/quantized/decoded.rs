@@ -19,6 +19,7 @@ use super::layout::{QUAD_BYTES, QUADS, RUN};
 use super::{BlockFormat, Bytes, SCALES_MAX, TILE_PANELS, Tile, Unpacked, avx512};
 use crate::Isa;
 use crate::gemm::{self, Operand, PANEL, PackedMatrix, WeightFormat};
+use crate::shared::Window;
 
 /// Rows of a group from which on its weights are decoded.
 pub(in crate::gemm) const ROWS_MIN: usize = 16;
@@ -37,12 +38,12 @@ pub(in crate::gemm) fn available(isa: Isa) -> bool {
     isa >= Isa::Amx && avx512::available() && is_x86_feature_detected!("avx512bf16")
 }
 
-/// `block [rows, panels · 16] = x · W[panels]ᵀ` on one thread; `x`, in bf16, begins at the first row and column.
+/// `out [rows, panels · 16] = x · W[panels]ᵀ` on one thread; `x`, in bf16, begins at the first row and column.
 pub(in crate::gemm) fn block_product(
     format: BlockFormat,
     (x, x_stride): (&[u16], usize),
     (weights, panels): (&PackedMatrix, Range<usize>),
-    block: &mut [f32],
+    out: &mut Window<'_, f32>,
     work: &mut [f32],
 ) {
     let tile = Tile {
@@ -60,13 +61,13 @@ pub(in crate::gemm) fn block_product(
         let cols = COLS_MAX.min(tile.cols - first);
         super::for_stretches(&tile, first..first + cols, work, |col, stretch| {
             avx512::unpack(&tile, col, stretch);
-            let out = &mut pairs[(col - first) * PANEL / 2..];
+            let pairs = &mut pairs[(col - first) * PANEL / 2..];
             // SAFETY: `available` said that the CPU has AVX-512 BW and BF16.
             unsafe {
                 match (stretch.layout.scales.per_run(), stretch.layout.scales.minimum()) {
-                    (1, false) => decode::<1, false>(stretch, tile.panels, out),
-                    (1, true) => decode::<1, true>(stretch, tile.panels, out),
-                    (_, false) => decode::<2, false>(stretch, tile.panels, out),
+                    (1, false) => decode::<1, false>(stretch, tile.panels, pairs),
+                    (1, true) => decode::<1, true>(stretch, tile.panels, pairs),
+                    (_, false) => decode::<2, false>(stretch, tile.panels, pairs),
                     (_, true) => unreachable!("no format has half runs and minima"),
                 }
             }
@@ -74,7 +75,7 @@ pub(in crate::gemm) fn block_product(
         let decoded = gemm::Tile {
             x: Operand::Halves(&x[first..]),
             x_stride,
-            rows: block.len() / (tile.panels * PANEL),
+            rows: out.shape()[0],
             format: WeightFormat::Bf16,
             weights: bytemuck::cast_slice(pairs),
             panel_bytes: PAIRS * size_of::<f32>(),
@@ -83,7 +84,7 @@ pub(in crate::gemm) fn block_product(
             cols,
             accumulate: first > 0,
         };
-        gemm::multiply(Isa::Amx, &decoded, block);
+        gemm::amx::multiply(&decoded, out);
     }
 }
 
