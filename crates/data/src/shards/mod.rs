@@ -15,6 +15,7 @@ pub use header::ShardLayout;
 pub use reader::Document;
 pub(crate) use reader::Shard;
 pub use writer::ShardWriter;
+pub(crate) use writer::append_tokens;
 
 use serde::{Deserialize, Serialize};
 

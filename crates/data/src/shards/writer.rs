@@ -95,11 +95,7 @@ impl ShardWriter {
         self.tokens += document.len() as u64;
         self.text_bytes += text_bytes;
         for tokens in document.chunks(BUFFER / 4) {
-            if self.layout.token_bytes() == 2 {
-                self.buffer.extend(tokens.iter().flat_map(|&token| (token as u16).to_le_bytes()));
-            } else {
-                self.buffer.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-            }
+            append_tokens(&mut self.buffer, tokens, self.layout.token_bytes());
             if self.buffer.len() >= BUFFER {
                 self.flush()?;
             }
@@ -157,5 +153,21 @@ impl ShardWriter {
             text_bytes: header.text_bytes,
             checksum: format!("{:032x}", header.checksum),
         })
+    }
+}
+
+/// Appends token ids of two or four bytes each, little-endian, with one reservation: ids by the million that check for
+/// room one by one cost a tenth of `fathom data prepare`.
+pub(crate) fn append_tokens(buffer: &mut Vec<u8>, tokens: &[u32], token_bytes: usize) {
+    let start = buffer.len();
+    buffer.resize(start + tokens.len() * token_bytes, 0);
+    if token_bytes == 2 {
+        for (place, &token) in buffer[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
+            *place = (token as u16).to_le_bytes();
+        }
+    } else {
+        for (place, &token) in buffer[start..].as_chunks_mut().0.iter_mut().zip(tokens) {
+            *place = token.to_le_bytes();
+        }
     }
 }

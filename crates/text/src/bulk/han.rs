@@ -1,9 +1,10 @@
 //! Runs of Han characters, merged from characters instead of bytes.
 //!
-//! Byte-level BPE begins with three bytes for each Han character. Where no entry of the vocabulary ends or begins inside
-//! such a character and goes beyond it, and every entry is made by an earlier merge than those that use it, bytes of
+//! Byte-level BPE begins with three bytes for each Han character. Where every entry of the vocabulary is made once, by an
+//! earlier merge than those that use it, and none ends or begins inside such a character and goes beyond it, bytes of
 //! different characters never meet: the merges within characters can be made ahead, and what is left are merges of whole
-//! characters in the same order.
+//! characters in the same order. DeepSeek-V3's vocabulary has thirteen entries that do go beyond (`船` and two bytes of the
+//! next character); runs with two characters side by side that may be one of them are merged from bytes.
 
 use serde_json::Value;
 
@@ -20,15 +21,23 @@ const LEADS: std::ops::RangeInclusive<u8> = 0xe4..=0xe9;
 pub(super) struct Han {
     /// Up to three ids, the unused ones [`NONE`].
     ids: Vec<[u32; 3]>,
+    /// Whether it can be on a side of a border within an entry: [`BEFORE`], [`AFTER`].
+    borders: Vec<u8>,
 }
+
+const BEFORE: u8 = 1;
+const AFTER: u8 = 2;
+/// With more entries that cross a border than this, characters are nothing that the vocabulary keeps to.
+const CROSSING_MAX: usize = 256;
 
 const NONE: u32 = u32::MAX;
 
 impl Han {
-    /// `None` if the vocabulary's entries do not keep to characters, or its merges not to their order.
+    /// `None` if too many of the vocabulary's entries do not keep to characters, or its merges not to their order.
     pub(super) fn new(model: &Value, merges: &Merges) -> Option<Self> {
         let pairs = model["merges"].as_array()?;
         let mut made = std::collections::HashSet::new();
+        let mut crossing = Vec::new();
         for pair in pairs {
             let (left, right) = (pair[0].as_str()?, pair[1].as_str()?);
             // An entry of one symbol is a byte.
@@ -36,22 +45,35 @@ impl Han {
                 return None;
             }
             let entry = format!("{left}{right}");
-            if crosses_a_character(&entry.chars().map(byte_of).collect::<Option<Vec<u8>>>()?) {
+            let bytes = entry.chars().map(byte_of).collect::<Option<Vec<u8>>>()?;
+            if crosses_a_character(&bytes) {
+                crossing.push(bytes);
+            }
+            if !made.insert(entry) || crossing.len() > CROSSING_MAX {
                 return None;
             }
-            made.insert(entry);
         }
         let mut scratch = Scratch::default();
-        let ids = (FIRST..END).map(|code| {
-            let character = char::from_u32(code).expect("none of them is a surrogate");
+        let of_character = |code| {
+            let mut bytes = [0; 3];
+            char::from_u32(code).expect("none of them is a surrogate").encode_utf8(&mut bytes);
             let mut ids = Vec::new();
-            merges.apply_bytes(character.encode_utf8(&mut [0; 3]).as_bytes(), &mut scratch, &mut ids);
-            std::array::from_fn(|at| ids.get(at).copied().unwrap_or(NONE))
-        });
-        Some(Self { ids: ids.collect() })
+            merges.apply_bytes(&bytes, &mut scratch, &mut ids);
+            let borders = crossing.iter().fold(0, |borders, entry| borders | borders_of(entry, &bytes));
+            (std::array::from_fn(|at| ids.get(at).copied().unwrap_or(NONE)), borders)
+        };
+        let (ids, borders) = (FIRST..END).map(of_character).unzip();
+        Some(Self { ids, borders })
     }
 
-    /// Appends the ids of a word of such characters only; `false` if it is none.
+    /// Whether the word begins like a run of such characters too long to come again: to remember it would only push out
+    /// others.
+    #[inline]
+    pub(super) fn is_long(word: &[u8]) -> bool {
+        word.len() > 9 && LEADS.contains(&word[0])
+    }
+
+    /// Appends the ids of a word of such characters only; `false` if it is none, or may hold an entry that crosses a border.
     pub(super) fn apply(
         &self,
         word: &[u8],
@@ -59,14 +81,21 @@ impl Han {
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
     ) -> bool {
-        let characters = word.as_chunks::<3>();
-        if !characters.1.is_empty() || !characters.0.iter().all(|[lead, ..]| LEADS.contains(lead)) {
-            return false;
+        let (characters, []) = word.as_chunks::<3>() else { return false };
+        let mut before = 0;
+        for character in characters {
+            if !LEADS.contains(&character[0]) {
+                return false;
+            }
+            let borders = self.borders[place_of(character)];
+            if before & BEFORE != 0 && borders & AFTER != 0 {
+                return false;
+            }
+            before = borders;
         }
         scratch.ids.clear();
-        for &[a, b, c] in characters.0 {
-            let code = u32::from(a & 0xf) << 12 | u32::from(b & 0x3f) << 6 | u32::from(c & 0x3f);
-            match self.ids[(code - FIRST) as usize] {
+        for character in characters {
+            match self.ids[place_of(character)] {
                 [id, NONE, _] => scratch.ids.push(id),
                 // Its parts merge with nothing else.
                 parts => {
@@ -79,6 +108,22 @@ impl Han {
         merges.merge_ids(scratch, out);
         true
     }
+}
+
+/// Where the tables have the character.
+#[inline]
+fn place_of(&[a, b, c]: &[u8; 3]) -> usize {
+    let code = u32::from(a & 0xf) << 12 | u32::from(b & 0x3f) << 6 | u32::from(c & 0x3f);
+    (code - FIRST) as usize
+}
+
+/// On which sides of the first border within an entry that has one the character can be.
+fn borders_of(entry: &[u8], character: &[u8; 3]) -> u8 {
+    let border = entry.iter().skip(1).position(|byte| LEADS.contains(byte)).map_or(entry.len(), |at| at + 1);
+    let (before, after) = entry.split_at(border);
+    let (before, after) = (&before[before.len().saturating_sub(3)..], &after[..after.len().min(3)]);
+    let (is_before, is_after) = (character.ends_with(before), character.starts_with(after));
+    (if is_before { BEFORE } else { 0 }) | (if is_after { AFTER } else { 0 })
 }
 
 /// Whether an entry is neither whole characters nor a part of one, and could be met in a run of Han characters.
@@ -110,6 +155,24 @@ mod tests {
             (b"\xe3\x81\x99\xe3\x81", false),
         ] {
             assert_eq!(crosses_a_character(entry), expected, "{entry:x?}");
+        }
+    }
+
+    #[test]
+    fn characters_beside_a_border() {
+        let borders = |entry: &[u8], character: &str| {
+            borders_of(entry, character.as_bytes().try_into().expect("three bytes"))
+        };
+        // 船 and what begins with e8 88; what ends with b1, and 乐.
+        for (entry, character, expected) in [
+            (&b"\xe8\x88\xb9\xe8\x88"[..], "船", BEFORE | AFTER),
+            (b"\xe8\x88\xb9\xe8\x88", "舫", AFTER),
+            (b"\xe8\x88\xb9\xe8\x88", "人", 0),
+            (b"\xb1\xe4\xb9\x90", "欱", BEFORE),
+            (b"\xb1\xe4\xb9\x90", "乐", AFTER),
+            (b"\xe4\xb9\x90\xe4\xb9\x90\xe4", "乐", BEFORE | AFTER),
+        ] {
+            assert_eq!(borders(entry, character), expected, "{entry:x?} {character}");
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::byte_level::symbol_of;
 /// Words up to this many bytes are merged by looking through all pairs, longer ones with a heap.
 const SHORT: usize = 96;
 const NONE: u32 = u32::MAX;
+/// Of a pair that is not merged.
+const NO_PAIR: u64 = u64::MAX;
 
 /// Pairs of ids, what they become, and in which order.
 #[derive(Clone, Debug)]
@@ -20,6 +22,10 @@ pub(super) struct Merges {
     slots: Vec<Slot>,
     /// A bit for each pair that is merged, eight bits for each slot: most pairs are none, and this is small enough to stay near.
     known: Vec<u64>,
+    /// A bit for each id that is the left one of some pair, and one for each that is the right one of some. What merges
+    /// have made is rarely either, and these are small enough for the nearest cache.
+    left: Vec<u64>,
+    right: Vec<u64>,
     /// Runs of Han characters, where they can be merged from characters.
     han: Option<Han>,
 }
@@ -37,9 +43,12 @@ const EMPTY: Slot = Slot { pair: (NONE, NONE), rank: NONE, merged: NONE };
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
     pub(super) ids: Vec<u32>,
-    /// Of the pair of an id and its right neighbour.
-    ranks: Vec<(u32, u32)>,
-    /// Neighbours, for long words; [`NONE`] at the edges.
+    /// Of the pair of an id and its right neighbour: its place among all merges, and what it becomes.
+    order: Vec<u64>,
+    merged: Vec<u32>,
+    /// Places and hashes of pairs that may be merged.
+    hits: Vec<(u32, u32)>,
+    /// Neighbours.
     left: Vec<u32>,
     right: Vec<u32>,
     heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
@@ -61,7 +70,9 @@ impl Merges {
         let pairs = model["merges"].as_array()?;
         let slots = vec![EMPTY; (pairs.len() * 2).next_power_of_two().max(8)];
         let known = vec![0; slots.len() / 8];
-        let mut merges = Self { of_byte, slots, known, han: None };
+        let ids = vocab.values().filter_map(Value::as_u64).max()? as usize / 64 + 1;
+        let (left, right) = (vec![0; ids], vec![0; ids]);
+        let mut merges = Self { of_byte, slots, known, left, right, han: None };
         for (rank, pair) in (0..NONE).zip(pairs) {
             let (left, right) = (pair[0].as_str()?, pair[1].as_str()?);
             let merged = id(&format!("{left}{right}"))?;
@@ -69,6 +80,11 @@ impl Merges {
         }
         merges.han = Han::new(model, &merges);
         Some(merges)
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps_to_characters(&self) -> bool {
+        self.han.is_some()
     }
 
     /// All ids that a word can become.
@@ -81,6 +97,9 @@ impl Merges {
         let (mask, hash) = (self.slots.len() - 1, start(slot.pair));
         let bit = hash % (self.known.len() * 64);
         self.known[bit / 64] |= 1 << (bit % 64);
+        for (bits, id) in [(&mut self.left, slot.pair.0), (&mut self.right, slot.pair.1)] {
+            bits[id as usize / 64] |= 1 << (id % 64);
+        }
         let mut at = hash & mask;
         while self.slots[at].rank != NONE && self.slots[at].pair != slot.pair {
             at = (at + 1) & mask;
@@ -91,11 +110,23 @@ impl Merges {
     /// Rank and result of a pair; the rank [`NONE`] if it is not merged.
     #[inline]
     fn find(&self, left: u32, right: u32) -> (u32, u32) {
-        let (mask, hash) = (self.slots.len() - 1, start((left, right)));
-        let bit = hash & (self.known.len() * 64 - 1);
-        if self.known[bit / 64] >> (bit % 64) & 1 == 0 {
+        if !has(&self.left, left) || !has(&self.right, right) {
             return (NONE, NONE);
         }
+        let hash = start((left, right));
+        if self.may_know(hash) { self.look_up(left, right, hash) } else { (NONE, NONE) }
+    }
+
+    /// Whether a pair of this hash may be merged.
+    #[inline]
+    fn may_know(&self, hash: usize) -> bool {
+        let bit = hash & (self.known.len() * 64 - 1);
+        self.known[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    #[inline]
+    fn look_up(&self, left: u32, right: u32, hash: usize) -> (u32, u32) {
+        let mask = self.slots.len() - 1;
         let mut at = hash & mask;
         loop {
             let slot = &self.slots[at];
@@ -133,30 +164,55 @@ impl Merges {
 
     /// Merges the ids in `scratch` and appends what they become.
     pub(super) fn merge_ids(&self, scratch: &mut Scratch, out: &mut Vec<u32>) {
-        let Scratch { ids, ranks, .. } = scratch;
-        ranks.clear();
-        ranks.extend(ids.array_windows().map(|&[left, right]| self.find(left, right)));
+        let Scratch { ids, order, merged, left, right, hits, .. } = scratch;
+        let count = ids.len();
+        // Whether pairs are known is asked for all of them before any is looked up: nothing waits for an answer.
+        hits.resize(count, (0, 0));
+        let mut known = 0;
+        for (at, &[left, right]) in ids.array_windows().enumerate() {
+            let hash = start((left, right));
+            hits[known] = (at as u32, hash as u32);
+            known += usize::from(self.may_know(hash));
+        }
+        if known == 0 {
+            out.extend_from_slice(ids);
+            return;
+        }
+        order.clear();
+        order.resize(count, NO_PAIR);
+        merged.resize(count, NONE);
+        for &(at, hash) in &hits[..known] {
+            let place = at as usize;
+            let (rank, becomes) = self.look_up(ids[place], ids[place + 1], hash as usize);
+            (order[place], merged[place]) = (in_order(rank, at), becomes);
+        }
+        left.clear();
+        left.extend((0..count as u32).map(|at| at.wrapping_sub(1)));
+        right.clear();
+        right.extend(1..=count as u32);
         loop {
-            let (mut best, mut place) = (NONE, 0);
-            for (at, &(rank, _)) in ranks.iter().enumerate() {
-                if rank < best {
-                    (best, place) = (rank, at);
-                }
-            }
-            if best == NONE {
+            let first = order.iter().copied().min().unwrap_or(NO_PAIR);
+            if first == NO_PAIR {
                 break;
             }
-            ids[place] = ranks[place].1;
-            ids.remove(place + 1);
-            ranks.remove(place);
-            if place > 0 {
-                ranks[place - 1] = self.find(ids[place - 1], ids[place]);
+            let place = first as u32 as usize;
+            let gone = right[place] as usize;
+            let (before, after) = (left[place], right[gone]);
+            (ids[place], ids[gone], order[gone]) = (merged[place], NONE, NO_PAIR);
+            right[place] = after;
+            order[place] = NO_PAIR;
+            if (after as usize) < count {
+                left[after as usize] = place as u32;
+                let (rank, becomes) = self.find(ids[place], ids[after as usize]);
+                (order[place], merged[place]) = (in_order(rank, place as u32), becomes);
             }
-            if place < ranks.len() {
-                ranks[place] = self.find(ids[place], ids[place + 1]);
+            if before != NONE {
+                let at = before as usize;
+                let (rank, becomes) = self.find(ids[at], ids[place]);
+                (order[at], merged[at]) = (in_order(rank, before), becomes);
             }
         }
-        out.extend_from_slice(ids);
+        out.extend(ids.iter().copied().filter(|&id| id != NONE));
     }
 
     /// The same in n log n steps.
@@ -202,6 +258,17 @@ impl Merges {
         }
         out.extend(ids.iter().copied().filter(|&id| id != NONE));
     }
+}
+
+/// What comes first is merged first: the lowest rank, and of equal ones the leftmost.
+#[inline]
+fn in_order(rank: u32, place: u32) -> u64 {
+    if rank == NONE { NO_PAIR } else { u64::from(rank) << 32 | u64::from(place) }
+}
+
+#[inline]
+fn has(bits: &[u64], id: u32) -> bool {
+    bits[id as usize / 64] >> (id % 64) & 1 == 1
 }
 
 /// Where to look for a pair first: the highest bits, which all bits of both ids have changed.

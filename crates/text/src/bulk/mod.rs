@@ -22,6 +22,7 @@ use crate::prompt::{ChatPrompt, encode_chat, encode_chat_with};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Tokenizer, is_control_token};
 use cache::{Cache, Key};
+use han::Han;
 use merges::{Merges, Scratch};
 pub(crate) use splitter::Splitter;
 
@@ -129,7 +130,7 @@ impl BulkEncoder<'_> {
         let (cache, scratch) = (&mut self.cache, &mut self.scratch);
         splitter.split(text, |word| {
             let word = word.as_bytes();
-            if word.len() > cache::LONGEST {
+            if word.len() > cache::LONGEST || Han::is_long(word) {
                 merges.apply(word, scratch, ids);
                 return;
             }

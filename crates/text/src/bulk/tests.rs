@@ -37,7 +37,9 @@ fn isolating() -> Tokenizer {
 fn tokenizers() -> &'static [BulkTokenizer; 2] {
     static TOKENIZERS: OnceLock<[BulkTokenizer; 2]> = OnceLock::new();
     let tokenizers = TOKENIZERS.get_or_init(|| [deepseek_v3(), isolating()].map(BulkTokenizer::new));
-    assert!(tokenizers.iter().all(BulkTokenizer::is_fast));
+    let fast =
+        |bulk: &BulkTokenizer| bulk.fast.as_ref().is_some_and(|fast| fast.merges.keeps_to_characters());
+    assert!(tokenizers.iter().all(fast));
     tokenizers
 }
 
@@ -94,7 +96,11 @@ const CHARACTERS: &str = "aZzé'’_-+=<>./(!$¢€ \t\n\r\u{b}\u{85}\u{a0}\u{20
 fn runs_of_han() {
     let common: Vec<char> = "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然没日于起还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命张活难神数件安表原车白应路期叫死常提感金何更反合放做系计或司利受光王果亲界及今京务制解各任至清物台象记边共风战干接它许八特觉望直服毛林题建南度统色字请交爱让认算论百吃义科怎元社术结六功指思非流每青管夫连远资队跟带花快条院变联言权往展该领传近留红治决周保达办运武半候七必城父强步完革深区即求品士转量空甚众技轻程告江语英基派满式李息写呢识极令黄德收脸钱党倒未持取设始版双历越史商千片容研像找友孩站广改议形委早房音火际则首单据导影失拿网香似斯专石若兵弟谁校读志飞观争究包组造落视济喜离虽坐兴切编甲龥龦䀀".chars().collect();
     let any = prop_oneof![9 => prop::sample::select(common), 1 => prop::char::range('\u{4000}', '\u{9fff}')];
-    let text = prop::collection::vec(any, 5..120).prop_map(|text| text.into_iter().collect::<String>());
+    // And pairs of which DeepSeek-V3's vocabulary has a part that is no character.
+    let crossing =
+        prop::sample::select(vec!["船舫", "船舷", "船船", "骨骼", "黄花", "青睐", "欱乐", "狼狈", "狼狼"]);
+    let any = prop_oneof![20 => any.prop_map(String::from), 1 => crossing.prop_map(String::from)];
+    let text = prop::collection::vec(any, 5..120).prop_map(|text| text.concat());
     proptest!(ProptestConfig::with_cases(200), |(text in text)| {
         for bulk in tokenizers() {
             check(bulk, std::slice::from_ref(&text));

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use super::normalize::is_composed;
+use super::words::{Sort, sort_of};
 use super::*;
 use crate::prepare::config::{ControlCharacters, Filter, Newlines, Normalize, UnicodeForm};
 
@@ -92,6 +93,19 @@ fn words_of_alphabets_and_of_han() {
     let counted = scan("a1 22 好 # … ... .....");
     assert_eq!((counted.hashes.len(), counted.alphabetic, counted.letters), (3, 2, 2));
     assert_eq!((counted.word_chars, counted.symbols, counted.chars), (5, 4, 21));
+}
+
+#[test]
+fn what_is_known_without_tables_is_what_tables_say() {
+    for character in '\0'..=char::MAX {
+        let letter = matches!(sort_of(character), Sort::Letter | Sort::Alone);
+        let known = (letter, sort_of(character) == Sort::Digit);
+        let looked_up = (character.is_alphabetic(), character.is_numeric() && !character.is_alphabetic());
+        // The blocks of Han and kana also have signs, which are words of their own like the rest of their block.
+        if sort_of(character) != Sort::Alone {
+            assert_eq!(known, looked_up, "{character:?}");
+        }
+    }
 }
 
 /// A rule, how it is set, a text that keeps it, and one that does not.

@@ -23,8 +23,8 @@ pub(crate) struct Words {
 }
 
 /// What a character is here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sort {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
     Letter,
     Digit,
     Alone,
@@ -93,7 +93,7 @@ pub(crate) fn words_of(text: &str) -> Vec<u64> {
     words.hashes
 }
 
-fn sort_of(character: char) -> Sort {
+pub(super) fn sort_of(character: char) -> Sort {
     match character {
         'a'..='z' | 'A'..='Z' => Sort::Letter,
         '0'..='9' => Sort::Digit,
@@ -106,6 +106,13 @@ fn sort_of(character: char) -> Sort {
         | '\u{ac00}'..='\u{d7a3}'
         | '\u{f900}'..='\u{faff}'
         | '\u{20000}'..='\u{3ffff}' => Sort::Alone,
+        // General and CJK punctuation and the punctuation among full-width forms, which tables would only find to be
+        // neither letters nor numbers, a tenth of Chinese text.
+        '\u{2010}'..='\u{2027}'
+        | '\u{3000}'..='\u{3004}'
+        | '\u{3008}'..='\u{3020}'
+        | '\u{ff01}'..='\u{ff0f}'
+        | '\u{ff1a}'..='\u{ff20}' => Sort::Other,
         _ if character.is_alphabetic() => Sort::Letter,
         _ if character.is_numeric() => Sort::Digit,
         _ => Sort::Other,

@@ -20,15 +20,27 @@ pub(crate) struct Signer {
     places: Vec<u32>,
     /// The same without gaps.
     dense: Vec<u32>,
+    /// Where each place borrows first: [`REMEMBERED`] places for each.
+    lenders: Vec<[u32; REMEMBERED]>,
 }
+
+/// Half of the places of a short document borrow; few of them more often than this.
+const REMEMBERED: usize = 8;
 
 const EMPTY: u32 = u32::MAX;
 
 impl Signer {
     pub(crate) fn new(deduplicate: &Deduplicate) -> Self {
         let bands = Bands::of(deduplicate);
-        let places = vec![EMPTY; bands.count * bands.rows];
-        Self { shingle: deduplicate.shingle, bands, dense: places.clone(), places }
+        let count = bands.count * bands.rows;
+        let lenders = (0..count).map(|at| std::array::from_fn(|attempt| lender(at, attempt, count) as u32));
+        Self {
+            shingle: deduplicate.shingle,
+            bands,
+            places: vec![EMPTY; count],
+            dense: vec![EMPTY; count],
+            lenders: lenders.collect(),
+        }
     }
 
     /// Appends a key for each band of the document's signature. A document shorter than a shingle is one shingle; one
@@ -61,16 +73,22 @@ impl Signer {
     }
 
     fn fill_gaps(&mut self) {
-        let count = self.places.len() as u64;
-        for (at, place) in self.dense.iter_mut().enumerate() {
-            let (mut from, mut attempt) = (at as u64, 0_u64);
-            while self.places[from as usize] == EMPTY {
-                attempt += 1;
-                let mixed = ((at as u64) << 32 | attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                from = ((mixed >> 32) * count) >> 32;
-            }
-            *place = self.places[from as usize];
+        let Self { places, dense, lenders, .. } = self;
+        for (at, (dense, lenders)) in dense.iter_mut().zip(lenders).enumerate() {
+            let own = places[at];
+            let remembered = || lenders.iter().map(|&from| places[from as usize]);
+            let others = || (REMEMBERED..).map(|attempt| places[lender(at, attempt, places.len())]);
+            *dense = match own {
+                EMPTY => remembered().chain(others()).find(|&value| value != EMPTY).expect("endless"),
+                own => own,
+            };
         }
     }
+}
+
+/// The place from which an empty one borrows at its `attempt`th try.
+fn lender(at: usize, attempt: usize, count: usize) -> usize {
+    let mixed = ((at as u64) << 32 | (attempt as u64 + 1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (((mixed >> 32) * count as u64) >> 32) as usize
 }

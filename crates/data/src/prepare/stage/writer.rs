@@ -8,6 +8,7 @@ use twox_hash::xxhash3_128::Hasher;
 use super::{IDS_MAGIC, INDEX_MAGIC, Kept, Summary};
 use crate::prepare::counts::Counts;
 use crate::publish::Unfinished;
+use crate::shards::append_tokens;
 use crate::{Error, Result};
 
 const BUFFER: usize = 1 << 18;
@@ -52,10 +53,9 @@ impl StageWriter {
     /// Adds documents: their ids one after the other, and the keys of their bands.
     pub(crate) fn append(&mut self, kept: &[Kept], ids: &[u32], keys: &[u64]) -> Result<()> {
         assert_eq!(keys.len(), kept.len() * self.bands, "a key for each band");
-        let width = self.token_bytes;
         for ids in ids.chunks(BUFFER / 4) {
             self.buffer.clear();
-            ids.iter().for_each(|id| self.buffer.extend_from_slice(&id.to_le_bytes()[..width]));
+            append_tokens(&mut self.buffer, ids, self.token_bytes);
             self.ids.write(&self.buffer)?;
         }
         self.buffer.clear();
