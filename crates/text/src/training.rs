@@ -2,18 +2,24 @@
 //!
 //! The files are those of a model folder, so that everything that reads DeepSeek's tokenizers reads these.
 
+mod merges;
+mod word_counts;
+
+use ahash::AHashMap;
 use serde_json::{Value, json};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{
     AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, PreTokenizerWrapper,
-    Tokenizer as HfTokenizer, Trainer as _,
+    Tokenizer as HfTokenizer,
 };
 
 use crate::bulk::Splitter;
-use crate::byte_level::symbol_of;
+use crate::byte_level::{byte_of, symbol_of};
 use crate::error::{Error, Result};
 use crate::pre_tokenizer::PreTokenizer;
+use merges::Words;
+use word_counts::WordCounts;
 
 /// Ids 0 to 9 in this order; bos, eos and pad have the ids that DeepSeek-V3's have.
 pub const SPECIAL_TOKENS: [&str; 10] = [
@@ -31,6 +37,10 @@ pub const SPECIAL_TOKENS: [&str; 10] = [
 const BOS: &str = "<｜begin▁of▁sentence｜>";
 const EOS: &str = "<｜end▁of▁sentence｜>";
 const PAD: &str = "<｜▁pad▁｜>";
+
+/// Distinct words at a time, in bytes: ten times as much is the memory to merge within them, and a gigabyte of English
+/// has no more. A vocabulary from more text is hardly another one.
+const DISTINCT_WORDS: usize = 32 << 20;
 
 /// Control tokens and one token per byte.
 pub const SMALLEST_VOCABULARY: usize = SPECIAL_TOKENS.len() + 256;
@@ -92,32 +102,61 @@ impl BpeTraining {
         self.cuts().map(|_| ())
     }
 
-    /// Trains on `texts`. The result depends on the texts alone, not on their order or on threads.
+    /// Trains on `texts`, in memory that does not grow with them. The result depends on the texts alone, not on threads;
+    /// on their order only if they have more than some millions of distinct words, of which a part is then taken.
     ///
     /// # Errors
     /// [`Error::Pattern`]; [`Error::Tokenizer`] if `tokenizers` cannot train.
-    pub fn train(&self, texts: impl Iterator<Item = String> + Send) -> Result<TrainedTokenizer> {
+    pub fn train(&self, texts: impl Iterator<Item = String>) -> Result<TrainedTokenizer> {
         let cuts = self.cuts()?;
-        let mut trainer = BpeTrainer::builder()
-            .vocab_size(self.vocab_size.max(SMALLEST_VOCABULARY))
-            .min_frequency(self.min_frequency)
-            .show_progress(false)
-            .special_tokens(SPECIAL_TOKENS.iter().map(|token| added_token(token)).collect())
-            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .build();
-        let splitter = Splitter::of_json(&self.pre_tokenizer());
-        let fed = match &splitter {
-            Some(splitter) => trainer.feed(texts, |text| Ok(words(splitter, text))),
-            None => trainer.feed(texts, |text| cut(&cuts, text)),
-        };
-        fed.map_err(failed("train"))?;
-        let mut model = BPE::default();
-        let special = trainer.train(&mut model).map_err(failed("train"))?;
+        let symbols: [char; 256] = std::array::from_fn(|byte| symbol_of(byte as u8));
+        let mut sorted = symbols;
+        sorted.sort_unstable();
+        let alphabet = sorted.iter().map(char::to_string);
+        let mut vocab: Vec<String> = SPECIAL_TOKENS.iter().map(ToString::to_string).chain(alphabet).collect();
+        let id_of_byte: [u32; 256] = symbols.map(|symbol| {
+            let place = sorted.binary_search(&symbol).expect("it is one of them");
+            (SPECIAL_TOKENS.len() + place) as u32
+        });
+        let words = self.count_words(&cuts, texts, &id_of_byte)?;
+        let vocab_size = self.vocab_size.max(SMALLEST_VOCABULARY);
+        let merges = words.learn(&mut vocab, vocab_size, self.min_frequency);
+        let text = |(left, right): (u32, u32)| (vocab[left as usize].clone(), vocab[right as usize].clone());
+        let merges = merges.into_iter().map(text).collect();
+        let model =
+            BPE::builder().vocab_and_merges(vocab.into_iter().zip(0..).collect::<AHashMap<_, _>>(), merges);
+        let model = model.build().map_err(failed("train"))?;
         let mut tokenizer = HfTokenizer::new(model);
+        let special = SPECIAL_TOKENS.iter().map(|token| added_token(token));
         tokenizer.add_special_tokens(special).map_err(failed("train"))?;
         tokenizer.with_pre_tokenizer(Some(cuts));
         tokenizer.with_decoder(Some(ByteLevel::default()));
         self.files(&tokenizer)
+    }
+
+    fn count_words(
+        &self,
+        cuts: &PreTokenizerWrapper,
+        texts: impl Iterator<Item = String>,
+        id_of_byte: &[u32; 256],
+    ) -> Result<Words> {
+        let mut counts = WordCounts::new(DISTINCT_WORDS);
+        let mut words = Words::default();
+        if let Some(splitter) = Splitter::of_json(&self.pre_tokenizer()) {
+            texts.for_each(|text| splitter.split(&text, |word| counts.add(word)));
+            for (word, count) in counts.finish() {
+                words.push(word.bytes().map(|byte| id_of_byte[usize::from(byte)]), count);
+            }
+            return Ok(words);
+        }
+        for text in texts {
+            cut(cuts, &text, &mut counts).map_err(failed("train"))?;
+        }
+        // These are written in the alphabet of byte-level BPE.
+        for (word, count) in counts.finish() {
+            words.push(word.chars().filter_map(byte_of).map(|byte| id_of_byte[usize::from(byte)]), count);
+        }
+        Ok(words)
     }
 
     fn files(&self, tokenizer: &HfTokenizer) -> Result<TrainedTokenizer> {
@@ -166,20 +205,13 @@ fn added_token(content: &str) -> AddedToken {
     AddedToken::from(content, [BOS, EOS, PAD].contains(&content)).normalized(false)
 }
 
-/// The words of `text` in the alphabet of byte-level BPE.
-fn words(splitter: &Splitter, text: &str) -> Vec<String> {
-    let symbols: [char; 256] = std::array::from_fn(|byte| symbol_of(byte as u8));
-    let mut words = Vec::new();
-    splitter.split(text, |word| words.push(word.bytes().map(|byte| symbols[byte as usize]).collect()));
-    words
-}
-
-/// The same through `tokenizers`, for patterns that need a regex engine.
-fn cut(cuts: &PreTokenizerWrapper, text: &str) -> tokenizers::Result<Vec<String>> {
+/// Counts the words of `text` through `tokenizers`, for patterns that need a regex engine.
+fn cut(cuts: &PreTokenizerWrapper, text: &str, words: &mut WordCounts) -> tokenizers::Result<()> {
     let mut pieces = PreTokenizedString::from(text);
     cuts.pre_tokenize(&mut pieces)?;
     let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::None);
-    Ok(pieces.into_iter().map(|(piece, ..)| piece.to_owned()).collect())
+    pieces.into_iter().for_each(|(piece, ..)| words.add(piece));
+    Ok(())
 }
 
 fn failed(action: &'static str) -> impl Fn(tokenizers::Error) -> Error {

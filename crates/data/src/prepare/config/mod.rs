@@ -186,7 +186,7 @@ mod defaults {
     }
 
     pub(super) fn sample_bytes() -> u64 {
-        1 << 30
+        1 << 28
     }
 }
 
