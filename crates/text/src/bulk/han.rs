@@ -1,10 +1,12 @@
 //! Runs of Han characters, merged from characters instead of bytes.
 //!
-//! Byte-level BPE begins with three bytes for each Han character. Where every entry of the vocabulary is made once, by an
-//! earlier merge than those that use it, and none ends or begins inside such a character and goes beyond it, bytes of
+//! Byte-level BPE begins with three bytes for each Han character. Where every entry of the vocabulary is made by an earlier
+//! merge than those that use it (and what is no more than a character by no later one), and none ends or begins inside such a character and goes beyond it, bytes of
 //! different characters never meet: the merges within characters can be made ahead, and what is left are merges of whole
 //! characters in the same order. DeepSeek-V3's vocabulary has thirteen entries that do go beyond (`船` and two bytes of the
 //! next character); runs with two characters side by side that may be one of them are merged from bytes.
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -36,7 +38,7 @@ impl Han {
     /// `None` if too many of the vocabulary's entries do not keep to characters, or its merges not to their order.
     pub(super) fn new(model: &Value, merges: &Merges) -> Option<Self> {
         let pairs = model["merges"].as_array()?;
-        let mut made = std::collections::HashSet::new();
+        let (mut made, mut used) = (HashSet::new(), HashSet::new());
         let mut crossing = Vec::new();
         for pair in pairs {
             let (left, right) = (pair[0].as_str()?, pair[1].as_str()?);
@@ -49,9 +51,14 @@ impl Han {
             if crosses_a_character(&bytes) {
                 crossing.push(bytes);
             }
-            if !made.insert(entry) || crossing.len() > CROSSING_MAX {
+            // Made in a second way when it has a use already, it could come later in its character than that use.
+            if used.contains(&entry) || crossing.len() > CROSSING_MAX {
                 return None;
             }
+            used.extend(
+                [left, right].into_iter().filter(|part| part.chars().nth(3).is_none()).map(String::from),
+            );
+            made.insert(entry);
         }
         let mut scratch = Scratch::default();
         let of_character = |code| {
