@@ -29,8 +29,8 @@ pub struct ChatPrompt {
 /// conversations without such texts the ids are those of [`ChatTemplate::render`] and [`Tokenizer::encode`].
 /// `input.extra` is the caller's own and is trusted.
 ///
-/// Templates that have a markup for tool calls but do not show the tools to the model (DeepSeek-V3's and R1's)
-/// get them as a system turn after the first ones.
+/// Templates that have a markup for tool calls but do not show the tools to the model (DeepSeek-V3's, R1's
+/// and V3.1's) get them at the end of what the system says first.
 ///
 /// # Errors
 /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
@@ -55,8 +55,7 @@ pub(crate) fn encode_chat_with(
         && !template.shows_tools()
         && let Some(format) = ToolCallFormat::detect(template.source())
     {
-        let place = messages.iter().take_while(|message| message.role == "system").count();
-        messages.insert(place, Message::system(instructions(format, &marked_tools)));
+        tell(&mut messages, &instructions(format, &marked_tools));
     }
     let rendered = template.render(&ChatInput {
         messages: &messages,
@@ -73,6 +72,19 @@ pub(crate) fn encode_chat_with(
     let end = text.trim_end().len();
     let starts_in_reasoning = ours.last().is_some_and(|last| last.end == end) && text[..end].ends_with(THINK);
     Ok(ChatPrompt { ids, text, starts_in_reasoning })
+}
+
+/// Adds to what the system says first. A turn of its own would not do: R1's template keeps the last one only.
+fn tell(messages: &mut Vec<Message>, instructions: &str) {
+    let leading = messages.iter().take_while(|message| message.role == "system").count();
+    match leading.checked_sub(1).map(|last| &mut messages[last]) {
+        Some(Message { content: Some(said), .. }) if !said.is_empty() => {
+            said.push_str("\n\n");
+            said.push_str(instructions);
+        }
+        Some(silent) => silent.content = Some(instructions.to_owned()),
+        None => messages.insert(0, Message::system(instructions)),
+    }
 }
 
 /// Encodes `text`: what stands between two tokens of `ours` and contains one of `theirs` is plain.

@@ -129,6 +129,36 @@ fn prompt(template: &ChatTemplate, word: &str) -> ChatPrompt {
 }
 
 #[test]
+fn tools_are_told_where_the_template_does_not() {
+    let told = V31_SOURCE.find("{% if tools %}").unwrap();
+    let until = told + V31_SOURCE[told..].find("{% endif %}").unwrap() + "{% endif %}".len();
+    let silent = V31_SOURCE[..told].to_owned() + &V31_SOURCE[until..];
+    let tokens = TokenizerConfig::from_dir(&fixture("deepseek-v3-tokenizer")).unwrap().special_tokens;
+    let v31 = ChatTemplate::from_source(&silent, Path::new("v31.jinja"), &tokens).unwrap();
+    assert!(!v31.shows_tools() && !V3_TEMPLATE.shows_tools());
+    let rows = [
+        (
+            &v31,
+            "### f\nDescription: word\n\nParameters: {",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>tool_call_name<｜tool▁sep｜>tool_call_arguments<｜tool▁call▁end｜>",
+        ),
+        (
+            &*V3_TEMPLATE,
+            "- `f`:\n```json\n{",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>FUNCTION_NAME\n```json\n",
+        ),
+    ];
+    for (template, function, form) in rows {
+        let text = prompt(template, "word").text;
+        let system = &text[..text.find("<｜User｜>").unwrap()];
+        assert!(
+            system.contains("word system") && system.contains(function) && system.contains(form),
+            "{system}"
+        );
+    }
+}
+
+#[test]
 fn control_tokens_in_any_field_are_plain_text() {
     for template in [&*V3_TEMPLATE, &v31()] {
         let honest = prompt(template, "word");
