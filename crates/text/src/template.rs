@@ -6,14 +6,13 @@
 //!
 //! A template is code from a stranger. There is no loader: nothing can be included or read. Recursion has a
 //! limit, and a render has a budget of work ([`BASE_FUEL`] and a share per part of the input). Two things escape
-//! the engine's budget, so a render also has a thread of its own: dropping a deeply nested value needs stack
+//! the engine's budget, so a render also has a thread to itself: dropping a deeply nested value needs stack
 //! (the thread has as much as its budget can nest), and comparing or concatenating a value that contains
 //! itself 2^n times is charged only when it is done (after [`DEADLINE`] the caller stops waiting and gets an error).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use minijinja::syntax::SyntaxConfig;
@@ -26,6 +25,10 @@ use crate::config::{NamedTemplate, SpecialTokens, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files::{malformed, read_if_present};
 use crate::python;
+
+mod renderers;
+
+use renderers::{Failure, Renderers};
 
 /// The template file that, if present, counts instead of the one in `tokenizer_config.json`.
 pub(crate) const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -51,6 +54,7 @@ pub struct ChatTemplate {
     file: PathBuf,
     special_tokens: SpecialTokens,
     source: String,
+    renderers: Arc<Renderers>,
 }
 
 impl ChatTemplate {
@@ -108,6 +112,7 @@ impl ChatTemplate {
             file: file.to_path_buf(),
             special_tokens: special_tokens.clone(),
             source: source.unwrap_or_default(),
+            renderers: Arc::default(),
         })
     }
 
@@ -159,24 +164,14 @@ impl ChatTemplate {
         fuel: u64,
         work: impl FnOnce() -> std::result::Result<String, minijinja::Error> + Send + 'static,
     ) -> Result<String> {
-        let failed = |reason: String| Error::Template { file: self.file.clone(), line: 0, reason };
-        let (sender, receiver) = channel();
-        // The receiver may be gone: then nobody waits for the answer.
-        let run = move || drop(sender.send(work()));
-        let stack = usize::try_from(BASE_STACK + fuel * STACK_PER_FUEL).unwrap_or(usize::MAX);
-        thread::Builder::new()
-            .name("chat-template".into())
-            .stack_size(stack)
-            .spawn(run)
-            .map_err(|error| failed(format!("no thread to render it in: {error}")))?;
-        match receiver.recv_timeout(deadline) {
-            Ok(Ok(prompt)) => Ok(prompt),
-            Ok(Err(error)) => Err(template_error(&self.file, &error)),
-            Err(RecvTimeoutError::Timeout) => {
-                Err(failed(format!("it did not finish within {} s", deadline.as_secs_f32())))
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(failed("the template engine failed".into())),
-        }
+        let stack = usize::try_from(BASE_STACK + fuel * STACK_PER_FUEL).unwrap_or(usize::MAX / 2);
+        let reason = match self.renderers.run(stack, deadline, work) {
+            Ok(answer) => return answer.map_err(|error| template_error(&self.file, &error)),
+            Err(Failure::NoThread(error)) => format!("no thread to render it in: {error}"),
+            Err(Failure::Late) => format!("it did not finish within {} s", deadline.as_secs_f32()),
+            Err(Failure::Panicked) => "the template engine failed".to_owned(),
+        };
+        Err(Error::Template { file: self.file.clone(), line: 0, reason })
     }
 }
 
@@ -287,10 +282,13 @@ mod tests {
         let template =
             ChatTemplate::from_source("", Path::new("t.jinja"), &SpecialTokens::default()).unwrap();
         let slow = || {
-            thread::sleep(Duration::from_secs(5));
+            std::thread::sleep(Duration::from_secs(5));
             Ok(String::new())
         };
+        let begun = std::time::Instant::now();
         let error = template.render_within(Duration::from_millis(20), 0, slow).unwrap_err();
         assert!(error.to_string().contains("did not finish within 0.02 s"), "{error}");
+        drop(template);
+        assert!(begun.elapsed() < Duration::from_secs(4));
     }
 }
