@@ -103,6 +103,10 @@ pub enum Error {
     #[error("the engine is shutting down and takes no more requests")]
     Draining,
 
+    /// The engine's thread has panicked.
+    #[error("the engine has crashed; start the program again and report what it wrote to stderr")]
+    Crashed,
+
     /// A limit of [`EngineOptions`](crate::EngineOptions) is no use.
     #[error("engine option `{field}` is {value}; allowed: {allowed}")]
     EngineOption {

@@ -204,6 +204,21 @@ fn requests_can_be_cancelled_and_left() {
 }
 
 #[test]
+fn a_crash_is_told_to_everybody() {
+    let engine = engine("tiny-v3", EngineOptions::default());
+    let other = submit(&engine, prompt(1, 10), params(100_000, 0.0));
+    other.0.recv().expect("it starts");
+    let (mut request, _) = request(prompt(2, 10), params(8, 0.0));
+    request.sink = Box::new(|_| panic!("on purpose: the engine's thread ends"));
+    engine.submit(request).expect("it is taken");
+    assert!(engine.wait_idle(Duration::from_secs(20)), "nobody waits for what will not come");
+    assert!(engine.has_crashed());
+    assert!(!other.0.iter().any(|update| matches!(update, Update::Finished(_))), "it hangs up");
+    let refused = engine.submit(self::request(prompt(3, 10), params(1, 0.0)).0);
+    assert!(matches!(refused.map(drop), Err(Error::Crashed)));
+}
+
+#[test]
 fn what_cannot_be_answered_is_refused_at_the_door() {
     let options = EngineOptions { waiting: 1, sequences: 1, cache_tokens: 128, ..EngineOptions::default() };
     let engine = engine("tiny-v3", options);

@@ -39,6 +39,12 @@ pub enum Error {
     #[error("no state directory: neither XDG_STATE_HOME nor HOME is set; set `state_dir`")]
     NoStateDir,
 
+    /// The engine panicked while it served.
+    #[error(
+        "the engine has crashed and can answer no more; start the server again and report the panic above"
+    )]
+    EngineCrashed,
+
     /// An address cannot be listened on.
     #[error(
         "cannot listen on {address}: {source}; choose another with `listen` or end the program that has it"

@@ -28,6 +28,9 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: applicat
 connection: close\r\ncontent-length: 129\r\n\r\n\
 {\"error\":{\"message\":\"Server Overloaded: too many connections\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"server_overloaded\"}}";
 
+/// How often the engine's health is looked at.
+const CHECKUP: Duration = Duration::from_millis(500);
+
 /// How long the rest of the answers may take once the engine has ended them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -92,7 +95,10 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
 
 /// Answers until `stop` is ready. Then nobody is let in any more, running answers get the time that the configuration
 /// grants them, and what is left after that is ended with `insufficient_system_resource`.
-pub async fn serve(app: Arc<App>, bound: Bound, stop: impl Future<Output = ()>) {
+///
+/// # Errors
+/// [`Error::EngineCrashed`]: a process that can answer nothing ends, so that whoever watches it starts another.
+pub async fn serve(app: Arc<App>, bound: Bound, stop: impl Future<Output = ()>) -> Result<()> {
     let (end, ended) = watch::channel(false);
     let limit = app.config.max_connections;
     let places = Arc::new(Semaphore::new(limit));
@@ -104,7 +110,7 @@ pub async fn serve(app: Arc<App>, bound: Bound, stop: impl Future<Output = ()>) 
         let door = Door { app: app.clone(), places, tls: None, ended };
         tasks.push(tokio::spawn(door.accept(admin, app.admin_routes())));
     }
-    stop.await;
+    let crashed = tokio::select! { () = stop => false, () = crash(&app) => true };
     tracing::info!("ending: nobody is let in any more");
     app.drain();
     let _ = end.send(true);
@@ -119,6 +125,14 @@ pub async fn serve(app: Arc<App>, bound: Bound, stop: impl Future<Output = ()>) 
     let _ = tokio::time::timeout(LAST_WORDS, stopped).await;
     let _ = tokio::time::timeout(LAST_WORDS, places.acquire_many(all)).await;
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    if crashed { Err(Error::EngineCrashed) } else { Ok(()) }
+}
+
+/// Ready once the engine has crashed.
+async fn crash(app: &App) {
+    while !app.engine.has_crashed() {
+        tokio::time::sleep(CHECKUP).await;
+    }
 }
 
 /// Lets connections in.

@@ -35,7 +35,7 @@ pub(crate) struct ModelEntry {
 /// How the server is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Health {
-    /// `ok`, or `draining`.
+    /// `ok`, `draining`, or `crashed`.
     status: &'static str,
 }
 
@@ -109,18 +109,25 @@ pub(crate) async fn model(
     Ok(Json(app.entry(&id)))
 }
 
-/// Whether the process lives.
+/// Whether the process lives, and with it the engine.
 #[utoipa::path(get, path = "/health", tag = "operation", responses(
-    (status = 200, description = "It does", body = Health)))]
-pub(crate) async fn health() -> Json<Health> {
-    Json(Health { status: "ok" })
+    (status = 200, description = "It does", body = Health),
+    (status = 503, description = "The engine has crashed: start the server again", body = Health)))]
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
+    if app.engine.has_crashed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "crashed" })).into_response();
+    }
+    Json(Health { status: "ok" }).into_response()
 }
 
 /// Whether requests are let in.
 #[utoipa::path(get, path = "/ready", tag = "operation", responses(
     (status = 200, description = "They are", body = Health),
-    (status = 503, description = "The server is about to end", body = Health)))]
+    (status = 503, description = "The server is about to end, or the engine has crashed", body = Health)))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    if app.engine.has_crashed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "crashed" })).into_response();
+    }
     if app.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "draining" })).into_response();
     }

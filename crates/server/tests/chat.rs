@@ -226,6 +226,32 @@ async fn what_is_wrong_is_named() {
 }
 
 #[tokio::test]
+async fn what_fails_here_is_a_500_that_tells_nothing() {
+    let silent = tempfile::tempdir().unwrap();
+    std::fs::write(silent.path().join("chat_template.jinja"), "").unwrap();
+    let stage = stage_with("tiny-v3", silent.path().to_str(), |_| {});
+    let failed = |(status, answer): (axum::http::StatusCode, Value)| {
+        assert_eq!(status, 500, "{answer}");
+        let error = &answer["error"];
+        assert_eq!(error["message"], "the server failed to answer; its log says why");
+        error["type"].clone()
+    };
+    assert_eq!(failed(stage.post(PATH, &chat(json!({}))).await), "server_error");
+    assert_eq!(failed(stage.post(PATH, &chat(json!({"stream": true}))).await), "server_error");
+    let words = json!({"model": "tiny", "max_tokens": 8, "messages": [{"role": "user", "content": "hello"}]});
+    assert_eq!(failed(stage.post("/anthropic/v1/messages", &words).await), "api_error");
+
+    let whole = json!({"model": "tiny", "prompt": "a", "max_tokens": 3});
+    assert_eq!(stage.post("/v1/completions", &whole).await.0, 200);
+    stage.crash().await;
+    assert_eq!(failed(stage.post("/v1/completions", &whole).await), "server_error");
+    for path in ["/health", "/ready"] {
+        let (status, text) = text(stage.call(request("GET", path, KEY, "")).await).await;
+        assert_eq!((status.as_u16(), &*text), (503, r#"{"status":"crashed"}"#));
+    }
+}
+
+#[tokio::test]
 async fn bodies_that_are_none() {
     let stage = stage(|config| config.max_body_bytes = 10_000);
     let deep = format!("{{\"messages\":{}", "[".repeat(5000));

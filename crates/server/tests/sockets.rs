@@ -17,7 +17,7 @@ struct Served {
     stage: Stage,
     address: String,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), fathom_server::Error>>,
 }
 
 async fn served(change: impl FnOnce(&mut ServerConfig)) -> Served {
@@ -174,7 +174,17 @@ async fn draining_lets_answers_end_and_then_cuts_them() {
             "{tokens} tokens: {}",
             &rest[rest.len().saturating_sub(400)..]
         );
-        tokio::time::timeout(Duration::from_secs(20), served.task).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), served.task).await.unwrap().unwrap().unwrap();
         assert!(TcpStream::connect(&served.address).await.is_err(), "nobody listens any more");
     }
+}
+
+#[tokio::test]
+async fn a_crash_of_the_engine_ends_the_server() {
+    let served = served(|config| config.drain_timeout_s = 1.0).await;
+    served.stage.crash().await;
+    let answer = served.raw(post("/v1/completions", &long_answer()).as_bytes(), Duration::from_secs(5)).await;
+    assert!(answer.is_empty() || answer.contains(" 500 ") || answer.contains(" 503 "), "{answer}");
+    let ended = tokio::time::timeout(Duration::from_secs(20), served.task).await.expect("it ends by itself");
+    assert!(matches!(ended.unwrap(), Err(fathom_server::Error::EngineCrashed)));
 }

@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         println!("serving {} on {}", without_controls(app.model_id()), bound.url()?);
         let stop = stop_signal()?;
-        serve(app, bound, stop).await;
+        serve(app, bound, stop).await?;
         anyhow::Ok(())
     })?;
     if let Some(traces) = traces {

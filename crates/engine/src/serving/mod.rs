@@ -69,6 +69,8 @@ struct Shared {
     /// Requests submitted and not begun.
     queued: AtomicUsize,
     draining: AtomicBool,
+    /// The thread ended by a panic: nothing will be answered any more.
+    crashed: AtomicBool,
     /// Requests submitted and not ended.
     under_way: Mutex<usize>,
     changed: Condvar,
@@ -88,7 +90,10 @@ impl Shared {
     }
 
     fn one_fewer(&self) {
-        *self.under_way() -= 1;
+        let mut under_way = self.under_way();
+        // After a crash nothing is under way, whatever comes late.
+        *under_way = under_way.saturating_sub(1);
+        drop(under_way);
         self.changed.notify_all();
     }
 }
@@ -119,10 +124,14 @@ impl Engine {
             grammars: std::sync::OnceLock::new(),
             next_id: AtomicU64::new(0),
         };
+        let last_words = LastWords(Arc::clone(&shared));
         let worker = Worker::new(model, &options, context, shared, inbox, sender)?;
         std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let _last_words = last_words;
+                worker.run();
+            })
             .map_err(|source| Error::Io { what: "a thread for the engine".to_owned(), source })?;
         Ok(Self(Arc::new(handle)))
     }
@@ -140,12 +149,15 @@ impl Engine {
     /// Takes a request; its sink is told what becomes of it.
     ///
     /// # Errors
-    /// A prompt or parameters that cannot be answered, [`Error::QueueFull`], [`Error::Draining`].
+    /// A prompt or parameters that cannot be answered, [`Error::QueueFull`], [`Error::Draining`], [`Error::Crashed`].
     pub fn submit(&self, request: Request) -> Result<Ticket> {
         let handle = &*self.0;
         let Request { prompt, params, tenant, namespace, constraint, sink } = request;
         let sampler = Sampler::new(&params, handle.config.vocab_size, &prompt)?;
         check_prompt(&handle.config, Some(handle.context), &prompt)?;
+        if self.has_crashed() {
+            return Err(Error::Crashed);
+        }
         if handle.shared.draining.load(Ordering::Relaxed) {
             return Err(Error::Draining);
         }
@@ -177,7 +189,7 @@ impl Engine {
         if handle.inbox.send(message).is_err() {
             handle.shared.queued.fetch_sub(1, Ordering::Relaxed);
             handle.shared.one_fewer();
-            return Err(Error::Draining);
+            return Err(if self.has_crashed() { Error::Crashed } else { Error::Draining });
         }
         Ok(Ticket { cancelled })
     }
@@ -203,6 +215,11 @@ impl Engine {
         statistics
     }
 
+    /// Whether a panic has ended the engine's thread. What it was about is on stderr; only a new process helps.
+    pub fn has_crashed(&self) -> bool {
+        self.0.shared.crashed.load(Ordering::Relaxed)
+    }
+
     /// Takes no more requests from now on.
     pub fn drain(&self) {
         self.0.shared.draining.store(true, Ordering::Relaxed);
@@ -221,6 +238,19 @@ impl Engine {
         self.drain();
         // If the thread has ended already, there is nothing to stop.
         let _ = self.0.inbox.send(Message::Stop);
+    }
+}
+
+/// Lies on the thread's stack: a panic is told to those who would wait for ever.
+struct LastWords(Arc<Shared>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.crashed.store(true, Ordering::Relaxed);
+            *self.0.under_way() = 0;
+            self.0.changed.notify_all();
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
-use fathom_engine::Engine;
+use fathom_engine::{Engine, Request as EngineRequest, SamplingParams};
 use fathom_kernels::Compute;
 use fathom_kernels::gemm::WeightFormat;
 use fathom_model::{LoadOptions, Model};
@@ -23,6 +23,7 @@ pub(crate) const ADMIN: &str = "admin-test-0123456789";
 
 pub(crate) struct Stage {
     pub(crate) app: Arc<App>,
+    pub(crate) engine: Engine,
     _state: tempfile::TempDir,
 }
 
@@ -62,7 +63,7 @@ pub(crate) fn stage_with(
     let engine = Engine::start(model, tokenizer.clone(), vec![1], config.engine_options()).unwrap();
     let recommendation = GenerationConfig { temperature: Some(0.0), ..GenerationConfig::default() };
     let words = Words { tokenizer, template: Some(template), recommendation };
-    Stage { app: App::new(engine, words, config, keys, "tiny"), _state: state }
+    Stage { app: App::new(engine.clone(), words, config, keys, "tiny"), engine, _state: state }
 }
 
 pub(crate) fn request(method: &str, path: &str, key: &str, body: impl Into<Body>) -> Request<Body> {
@@ -82,6 +83,18 @@ pub(crate) async fn text(response: Response<Body>) -> (StatusCode, String) {
 }
 
 impl Stage {
+    /// Makes the engine's thread panic.
+    pub(crate) async fn crash(&self) {
+        let (tenant, namespace) = ("somebody".to_owned(), String::new());
+        let params = SamplingParams { max_tokens: Some(2), ..SamplingParams::default() };
+        let sink = Box::new(|_| panic!("on purpose: the engine's thread ends"));
+        let request = EngineRequest { prompt: vec![5], params, tenant, namespace, constraint: None, sink };
+        self.engine.submit(request).unwrap();
+        while !self.engine.has_crashed() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) async fn call(&self, request: Request<Body>) -> Response<Body> {
         self.app.routes().oneshot(request).await.unwrap()
     }
