@@ -18,6 +18,8 @@ if [ ! -e work/poems.80k.jsonl ]; then
   "$fathom" data poems --poems work/poems.jsonl --out work/poems.train.jsonl
   shuf -n 80000 --random-source=<(yes 42) work/poems.train.jsonl > work/poems.80k.jsonl
 fi
+[ -e work/data/tokenizer.json ] || "$fathom" data prepare --config data.toml
+cp work/data/report.json data-report.json
 resume=()
 [ -e work/run/checkpoints/latest ] && resume=(--resume)
 "$fathom" train --config run.toml --out work/run "${resume[@]}"
@@ -25,7 +27,7 @@ checkpoint=work/run/checkpoints/$(cat work/run/checkpoints/latest)
 
 rm -rf work/shipped
 "$fathom" quantize --model "$checkpoint" --to int8 --out work/shipped
-cp generation_config.json tokenizer/tokenizer_config.json work/shipped/
+cp generation_config.json work/shipped/
 
 "$fathom" eval --model work/shipped --task arithmetic --count 1000 --answers work/arithmetic.answers.jsonl
 "$fathom" eval --model work/shipped --task poems --poems work/poems.jsonl --count 600 --answers work/poems.answers.jsonl

@@ -3,7 +3,8 @@
 
 Throughput: N clients at once, each with a prompt of its own, streamed; tokens of all answers over the time
 from the first request to the last token. First token: N clients whose prompts share a long beginning that
-the server saw once before. Servers must be running, on this machine; nothing else is needed but Python.
+the server saw once before. Longest pause: between tokens of a running answer while a new long prompt is read.
+Servers must be running, on this machine; nothing else is needed but Python.
 """
 
 import argparse
@@ -37,7 +38,7 @@ class Server:
             raise argparse.ArgumentTypeError(f"{text!r}: only servers on this machine are measured")
 
     def complete(self, prompt, tokens, timeout):
-        """Seconds to the first token and tokens of the answer."""
+        """Seconds to the first token, tokens of the answer, and the longest time between two of them in seconds."""
         started = time.perf_counter()
         connection = http.client.HTTPConnection(self.url.hostname, self.url.port, timeout=timeout)
         body = {"model": self.model(), "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True,
@@ -49,17 +50,17 @@ class Server:
         response = connection.getresponse()
         if response.status != 200:
             raise RuntimeError(f"{self.name}: {response.status} {response.read(2000).decode(errors='replace')}")
-        first, usage, chunks = None, None, 0
+        first, last, longest, usage, chunks = None, None, 0.0, None, 0
         for line in response:
             if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                 continue
             event = json.loads(line[6:])
             if event.get("choices"):
-                chunks += 1
-                first = first or time.perf_counter()
+                chunks, now = chunks + 1, time.perf_counter()
+                first, longest, last = first or now, max(longest, now - (last or now)), now
             usage = event.get("usage") or usage
         connection.close()
-        return (first or time.perf_counter()) - started, usage["completion_tokens"] if usage else chunks
+        return (first or time.perf_counter()) - started, usage["completion_tokens"] if usage else chunks, longest
 
     def model(self):
         if not hasattr(self, "_model"):
@@ -91,6 +92,20 @@ def together(server, prompts, tokens, timeout):
     return time.perf_counter() - started, results
 
 
+def longest_pause(server, args, seed):
+    """Of a running answer, in seconds, while a prompt that nobody has seen is read."""
+    running = []
+    prompt = text_of(20, f"{seed}/running")
+    answer = threading.Thread(target=lambda: running.append(server.complete(prompt, args.pause_tokens, args.timeout)))
+    answer.start()
+    time.sleep(1.0)
+    server.complete(text_of(args.prefix_words, f"{seed}/long"), 1, args.timeout)
+    if not answer.is_alive():
+        raise RuntimeError(f"{server.name}: the answer ended before the prompt was read; raise --pause-tokens")
+    answer.join()
+    return running[0][2]
+
+
 def prefix_prompts(args, seed):
     beginning = text_of(args.prefix_words, "prefix")
     return [f"{beginning} {text_of(10, f'{seed}/{i}')}" for i in range(args.prefix_clients)]
@@ -114,6 +129,8 @@ def main():
     parser.add_argument("--prefix-words", type=int, default=1700,
                         help="words of the shared beginning (default 1700, about 2,000 tokens; 0: leave this out)")
     parser.add_argument("--prefix-clients", type=int, default=16)
+    parser.add_argument("--pause-tokens", type=int, default=0,
+                        help="tokens of the answer that is watched for pauses (default 0: leave this out)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--phase", choices=["all", "warm", "measure"], default="all",
                         help="only warm the servers up, or only measure servers that are warm (default all)")
@@ -135,26 +152,33 @@ def main():
             for server in order:
                 prompts = [text_of(args.prompt_words, f"{seed}/{i}") for i in range(n)]
                 seconds, results = together(server, prompts, args.tokens, args.timeout)
-                rate = sum(tokens for _, tokens in results) / seconds
+                rate = sum(tokens for _, tokens, _ in results) / seconds
                 samples.setdefault(f"tokens/s x{n}", {}).setdefault(server.name, []).append(rate)
                 print(f"round {round_number + 1}: {server.name}: {n} at once: {rate:.1f} tokens/s", flush=True)
         if args.prefix_words:
             seed += 1
             for server in order:
                 _, results = together(server, prefix_prompts(args, seed), 8, args.timeout)
-                first = statistics.median(first for first, _ in results)
+                first = statistics.median(first for first, _, _ in results)
                 row = f"first token, s, x{args.prefix_clients}, shared prefix"
                 samples.setdefault(row, {}).setdefault(server.name, []).append(first)
                 print(f"round {round_number + 1}: {server.name}: first token after {first:.2f} s", flush=True)
+        if args.pause_tokens:
+            seed += 1
+            for server in order:
+                pause = longest_pause(server, args, seed)
+                row = "longest pause, s, long prompt comes"
+                samples.setdefault(row, {}).setdefault(server.name, []).append(pause)
+                print(f"round {round_number + 1}: {server.name}: longest pause {pause:.2f} s", flush=True)
     names = [server.name for server in args.server]
-    print("\n" + " " * 34 + "".join(f"{name:>26}" for name in names) + "   first / second")
+    print("\n" + " " * 36 + "".join(f"{name:>26}" for name in names) + "   first / second")
     for row, by_server in samples.items():
         cells = [f"{statistics.median(by_server[n]):.2f} ({min(by_server[n]):.2f}-{max(by_server[n]):.2f})" for n in names]
         ratio = ""
         if len(names) > 1:
             pairs = [a / b for a, b in zip(by_server[names[0]], by_server[names[1]])]
             ratio = f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})"
-        print(f"{row:<34}" + "".join(f"{cell:>26}" for cell in cells) + "   " + ratio)
+        print(f"{row:<36}" + "".join(f"{cell:>26}" for cell in cells) + "   " + ratio)
     if args.json:
         with open(args.json, "w") as out:
             json.dump(samples, out, indent=1)

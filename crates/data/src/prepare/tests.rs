@@ -243,6 +243,28 @@ fn conversations_are_documents() {
     assert_eq!(document.learn, None, "all of it is learnt");
 }
 
+/// Control tokens stand between them in a dataset, so that what would join their texts would never be used.
+#[test]
+fn nothing_is_learnt_across_the_turns_of_a_conversation() {
+    let scratch = corpus();
+    let talk = |number| {
+        let turn = |role, content: String| serde_json::json!({ "role": role, "content": content });
+        let turns = [turn("user", text(number, 4) + "??"), turn("assistant", text(number + 500, 4) + ".\n")];
+        serde_json::json!({ "messages": turns }).to_string() + "\n"
+    };
+    fs::write(scratch.path().join("0.jsonl"), (0..60).map(talk).collect::<String>()).unwrap();
+    let path = scratch.path().join("data.toml");
+    let source = fs::read_to_string(&path).unwrap();
+    fs::write(&path, source.replace(&format!("path = {:?}", tokenizer_directory()), "vocab_size = 400"))
+        .unwrap();
+    let overrides = ["source.0.kind=chat", "source.0.paths=[\"0.jsonl\"]"];
+    let config = config(&scratch, &overrides);
+    report(&config, Part::All);
+    let tokenizer = Tokenizer::from_dir(&config.out).unwrap();
+    let ids = |text: &str| tokenizer.encode_plain(text).unwrap().len();
+    assert_eq!((ids("??"), ids(".\n"), ids("??\n")), (1, 1, 2));
+}
+
 #[test]
 fn bad_corpora_give_one_error_and_no_dataset() {
     let check = |change: &dyn Fn(&Path), overrides: &[&str], parts: &[&str]| {

@@ -166,28 +166,32 @@ impl<'a> Sample<'a> {
         let (_, template, judge) = self.open.as_ref().expect("it was opened");
         for (bytes, place) in records.iter() {
             self.read += 1;
-            let text = match (source.kind, file.format) {
+            // Between the turns of a conversation stand control tokens: they are texts of their own.
+            let texts = match (source.kind, file.format) {
                 (Kind::Chat, _) => read_messages(bytes, source.field()).map(|turns| {
-                    let texts =
-                        turns.iter().flat_map(|turn| [&turn.reasoning_content, &turn.content]).flatten();
-                    Cow::Owned(texts.cloned().collect::<Vec<_>>().join("\n"))
+                    let texts = turns.into_iter().flat_map(|turn| [turn.reasoning_content, turn.content]);
+                    texts.flatten().map(Cow::Owned).collect()
                 }),
-                (Kind::Text, Format::Jsonl) => template.read_json(bytes),
+                (Kind::Text, Format::Jsonl) => template.read_json(bytes).map(|text| vec![text]),
                 (Kind::Text, _) => std::str::from_utf8(bytes)
-                    .map(Cow::Borrowed)
+                    .map(|text| vec![Cow::Borrowed(text)])
                     .map_err(|error| format!("it is not UTF-8: {error}")),
             };
-            let text = match text {
-                Ok(text) => normalize(text, &self.config.normalize),
+            let texts: Vec<_> = match texts {
+                Ok(texts) => texts.into_iter().map(|text| normalize(text, &self.config.normalize)).collect(),
                 Err(_) if source.on_invalid == Invalid::Skip => continue,
                 Err(reason) => {
                     let (path, place) = (file.path.clone(), format!("{} {place}", place_name(file.format)));
                     return Err(Error::BadRecord { path, place, reason });
                 }
             };
-            self.words.scan(&text);
-            if judge.broken_rule(&text, &self.words).is_none() {
-                self.waiting.push(text.into_owned());
+            let document = match &*texts {
+                [text] => Cow::Borrowed(&**text),
+                texts => Cow::Owned(texts.join("\n")),
+            };
+            self.words.scan(&document);
+            if judge.broken_rule(&document, &self.words).is_none() {
+                self.waiting.extend(texts.into_iter().map(Cow::into_owned));
             }
         }
         self.waiting.reverse();
