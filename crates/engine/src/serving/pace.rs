@@ -2,32 +2,42 @@
 
 use std::time::Duration;
 
-/// However slow the machine, prompts get on by so many tokens a step.
-const LEAST: usize = 16;
+/// Prompts get on by so many tokens a step, however slow the machine.
+const LEAST: usize = 4;
+
+/// And by so many where decoding alone takes longer than was asked for: the bound is lost, whatever prompts do.
+const LEAST_WHEN_LATE: usize = 16;
 
 /// Weight of the newest step in the running means.
-const NEWEST: f64 = 0.2;
+const NEWEST: f64 = 0.3;
 
 /// Learns what decoding and prompts cost, from the steps that ran.
+///
+/// A token costs more in a small piece of a prompt than in a large one: few tokens read nearly as many experts. So steps that
+/// only read prompts, in large pieces, say little about those beside decoding, and are asked only before the first of these.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     latency: f64,
     /// Seconds of a step that decodes only; `None` before the first.
     decode: Option<f64>,
     /// Seconds per token of a prompt beside it.
-    prompt: Option<f64>,
+    beside: Option<f64>,
+    /// Seconds per token in steps of prompts only.
+    alone: Option<f64>,
 }
 
 impl Pace {
     pub(super) fn new(inter_token_latency: Duration) -> Self {
-        Self { latency: inter_token_latency.as_secs_f64(), decode: None, prompt: None }
+        Self { latency: inter_token_latency.as_secs_f64(), decode: None, beside: None, alone: None }
     }
 
     /// Tokens of prompts for the next step, `most` if nobody waits for the next token of an answer.
     pub(super) fn prompt_tokens(&self, decoding: usize, most: usize) -> usize {
-        let (Some(prompt), true) = (self.prompt, decoding > 0) else { return most };
+        let token = self.beside.or(self.alone.map(|alone| 2.0 * alone));
+        let (Some(token), true) = (token, decoding > 0) else { return most };
         let left = self.latency - self.decode.unwrap_or(0.0);
-        ((left / prompt) as usize).clamp(LEAST.min(most), most)
+        let least = if left > 0.0 { LEAST } else { LEAST_WHEN_LATE };
+        ((left / token) as usize).clamp(least.min(most), most)
     }
 
     /// A step of so many sequences that decoded and tokens of prompts took `seconds`.
@@ -38,9 +48,10 @@ impl Pace {
         match (decoding, prompt_tokens) {
             (0, 0) => {}
             (_, 0) => towards(&mut self.decode, seconds),
-            (decoding, tokens) => {
-                let beside = if decoding > 0 { self.decode.unwrap_or(0.0) } else { 0.0 };
-                towards(&mut self.prompt, (seconds - beside).max(1e-7) / tokens as f64);
+            (0, tokens) => towards(&mut self.alone, seconds / tokens as f64),
+            (_, tokens) => {
+                let prompts = (seconds - self.decode.unwrap_or(0.0)).max(1e-7);
+                towards(&mut self.beside, prompts / tokens as f64);
             }
         }
     }
@@ -56,14 +67,21 @@ mod tests {
         assert_eq!(pace.prompt_tokens(3, 512), 512, "nothing is known yet");
         pace.record(0, 512, 1.024);
         pace.record(4, 0, 0.1);
-        assert_eq!(pace.prompt_tokens(4, 512), 50);
+        assert_eq!(pace.prompt_tokens(4, 512), 25, "small pieces cost more than large ones");
         assert_eq!(pace.prompt_tokens(0, 512), 512, "nobody waits");
-        pace.record(4, 50, 0.5);
-        assert!((16..50).contains(&pace.prompt_tokens(4, 512)), "slower than thought");
+        pace.record(4, 25, 0.225);
+        assert_eq!(pace.prompt_tokens(4, 512), 20, "slower than thought");
+        pace.record(0, 512, 0.2);
+        assert_eq!(pace.prompt_tokens(4, 512), 20, "what large pieces cost is another question");
+        for _ in 0..30 {
+            pace.record(4, 20, 1.1);
+        }
+        assert_eq!(pace.prompt_tokens(4, 512), LEAST, "never none");
+        assert_eq!(pace.prompt_tokens(4, 2), 2);
         for _ in 0..30 {
             pace.record(16, 0, 0.4);
         }
-        assert_eq!(pace.prompt_tokens(4, 512), LEAST, "never none");
+        assert_eq!(pace.prompt_tokens(4, 512), LEAST_WHEN_LATE, "decoding is late by itself");
         assert_eq!(pace.prompt_tokens(4, 8), 8);
     }
 }
