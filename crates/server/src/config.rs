@@ -80,7 +80,8 @@ pub struct ServerConfig {
     pub sequences: Option<usize>,
     /// Tokens of one step at most. Default: the engine's.
     pub step_tokens: Option<usize>,
-    /// How long a step may take beside running answers, in milliseconds; a step reads at least 4 tokens of prompts. Default: the engine's, 500.
+    /// How long a step may take beside running answers, in milliseconds. Default: the engine's, 500.
+    /// A step reads at least 4 tokens of prompts.
     pub inter_token_latency_ms: Option<f64>,
     /// Requests that may wait; one more is refused with 503. Default: the engine's.
     pub waiting: Option<usize>,

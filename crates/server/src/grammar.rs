@@ -1,7 +1,7 @@
 //! The form of an answer that comes after reasoning, which is free.
 
 use fathom_engine::Grammar;
-use fathom_text::Tokenizer;
+use fathom_text::{Tokenizer, with_bounded_white_space};
 
 /// The grammar of reasoning and an answer in the form of `grammar`.
 pub(crate) fn after_reasoning(grammar: Grammar, tokenizer: &Tokenizer) -> Grammar {
@@ -10,8 +10,8 @@ pub(crate) fn after_reasoning(grammar: Grammar, tokenizer: &Tokenizer) -> Gramma
 
 fn lark(grammar: Grammar) -> String {
     match grammar {
-        Grammar::JsonObject => "start: %json {\"type\": \"object\"}\n".to_owned(),
-        Grammar::JsonSchema(schema) => format!("start: %json {schema}\n"),
+        Grammar::JsonObject => lark(Grammar::JsonSchema(serde_json::json!({ "type": "object" }))),
+        Grammar::JsonSchema(schema) => format!("start: %json {}\n", with_bounded_white_space(&schema)),
         Grammar::Regex(regex) => format!("start: /{}/\n", with_escaped_slashes(&regex)),
         Grammar::Lark(lark) => lark,
     }
@@ -41,7 +41,7 @@ mod tests {
         for (grammar, want) in [
             (Grammar::Regex("a/b\\/c".to_owned()), "start: /a\\/b\\/c/\n"),
             (Grammar::Regex("a\nb\\\\/".to_owned()), "start: /a\\nb\\\\\\//\n"),
-            (Grammar::JsonSchema(serde_json::json!({"type": "null"})), "start: %json {\"type\":\"null\"}\n"),
+            (Grammar::JsonSchema(serde_json::json!(false)), "start: %json false\n"),
             (Grammar::Lark("start: x".to_owned()), "start: x"),
         ] {
             assert_eq!(lark(grammar), want);

@@ -181,6 +181,16 @@ fn calls_after_reasoning() {
 }
 
 #[test]
+fn white_space_is_bounded() {
+    let grammar = Grammar::new(true, ToolCallFormat::V31, &ToolChoice::Required);
+    let call = |spaces: usize| v31(&[("rain", &format!("{{{}\"city\": \"Rome\"}}", " ".repeat(spaces)))]);
+    grammar.accepts(&call(0));
+    grammar.accepts(&call(64));
+    grammar.refuses(&call(65));
+    grammar.refuses(&call(200));
+}
+
+#[test]
 fn wrong_tools() {
     let tokenizer = tokenizer(true);
     let tool = |name: &str| json!({"type": "function", "function": {"name": name}});

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use fathom_text::Tokenizer;
+use fathom_text::{Tokenizer, with_bounded_white_space};
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
@@ -82,8 +82,13 @@ impl Grammars {
             return Err(Error::Grammar { message });
         }
         let top = match grammar {
-            Grammar::JsonObject => TopLevelGrammar::from_json_schema(serde_json::json!({ "type": "object" })),
-            Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema.clone()),
+            Grammar::JsonObject => {
+                let object = serde_json::json!({ "type": "object" });
+                TopLevelGrammar::from_json_schema(with_bounded_white_space(&object))
+            }
+            Grammar::JsonSchema(schema) => {
+                TopLevelGrammar::from_json_schema(with_bounded_white_space(schema))
+            }
             Grammar::Regex(pattern) => TopLevelGrammar::from_regex(pattern),
             Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
         };

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, NAME_MAX, SEP, ToolCallFormat, is_name};
 use crate::error::{Error, Result};
 use crate::files::kind;
+use crate::json_form::with_bounded_white_space;
 use crate::tokenizer::Tokenizer;
 
 /// Whether and which tools an answer calls.
@@ -78,7 +79,8 @@ pub fn tool_grammar(
         marker(CALL_END)
     );
     for (function, rule) in functions.iter().zip(names) {
-        let _ = writeln!(grammar, "{rule}: \"{}\"{between}%json {}", function.name, function.parameters);
+        let parameters = with_bounded_white_space(&function.parameters);
+        let _ = writeln!(grammar, "{rule}: \"{}\"{between}%json {parameters}", function.name);
     }
     Ok(grammar)
 }
