@@ -128,7 +128,7 @@ async function conversation() {
   await ready(page);
   check("the list survives", (await count(page, "#list li")) === 1);
   await page.click("#list .open");
-  check("the conversation survives", (await count(page, ".assistant .prose > *")) > 0);
+  check("the conversation survives", (await count(page, ".assistant .prose > *, .assistant .reasoning")) > 0);
   await page.click("#new");
   await page.click("#list .icon", { force: true });
   check("a conversation can be deleted", (await count(page, "#list li")) === 0);
@@ -244,7 +244,8 @@ async function prepared() {
   check("no markup from text", (await count(page, ".prose img, .prose script, .prose a[href^=javascript]")) === 0);
   check("blocks", (await count(page, ".prose .code")) === 1 && (await count(page, ".prose table")) === 1 && (await count(page, ".prose ol ul")) === 1);
   await page.click(".copy-code");
-  check("code can be copied", (await page.textContent(".copy-code")) === "Copied");
+  const copied = page.waitForFunction(() => document.querySelector(".copy-code").textContent === "Copied", null, { timeout: 5000 });
+  check("code can be copied", await copied.then(() => true, () => false));
   await shot(page, "prepared");
 
   await page.click("#open-settings");
