@@ -164,7 +164,7 @@ impl ChatTemplate {
         fuel: u64,
         work: impl FnOnce() -> std::result::Result<String, minijinja::Error> + Send + 'static,
     ) -> Result<String> {
-        let stack = usize::try_from(BASE_STACK + fuel * STACK_PER_FUEL).unwrap_or(usize::MAX / 2);
+        let stack = usize::try_from(BASE_STACK + fuel * STACK_PER_FUEL).unwrap_or(usize::MAX);
         let reason = match self.renderers.run(stack, deadline, work) {
             Ok(answer) => return answer.map_err(|error| template_error(&self.file, &error)),
             Err(Failure::NoThread(error)) => format!("no thread to render it in: {error}"),

@@ -40,7 +40,11 @@ impl Renderers {
         drop(ended);
         let renderer = match self.take(stack) {
             Some(renderer) => renderer,
-            None => Renderer::start(stack.next_power_of_two()).map_err(Failure::NoThread)?,
+            // What will be kept serves larger work too if it is rounded up.
+            None if stack <= KEPT_STACK => {
+                Renderer::start(stack.next_power_of_two()).map_err(Failure::NoThread)?
+            }
+            None => Renderer::start(stack).map_err(Failure::NoThread)?,
         };
         match renderer.run(deadline, Box::new(work)) {
             Ok(answer) => {
@@ -148,11 +152,11 @@ mod tests {
 
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     fn id(renderers: &Renderers, stack: usize) -> String {
         let work = || Ok(format!("{:?}", thread::current().id()));
-        renderers.run(stack, SECOND, work).ok().unwrap().unwrap()
+        renderers.run(stack, PATIENCE, work).ok().unwrap().unwrap()
     }
 
     #[test]
@@ -195,13 +199,13 @@ mod tests {
             Ok("late".to_owned())
         });
         assert!(matches!(late, Err(Failure::Late)));
-        assert!(matches!(renderers.run(1 << 16, SECOND, || panic!("on purpose")), Err(Failure::Panicked)));
+        assert!(matches!(renderers.run(1 << 16, PATIENCE, || panic!("on purpose")), Err(Failure::Panicked)));
         assert_eq!((lock(&renderers.late).len(), lock(&renderers.idle).len()), (1, 0));
         id(&renderers, 1 << 16);
         assert_eq!(lock(&renderers.late).len(), 1, "it has not ended");
         drop(go);
         let begun = std::time::Instant::now();
-        while !lock(&renderers.late).is_empty() && begun.elapsed() < SECOND {
+        while !lock(&renderers.late).is_empty() && begun.elapsed() < PATIENCE {
             id(&renderers, 1 << 16);
         }
         assert!(lock(&renderers.late).is_empty());
