@@ -35,37 +35,54 @@ pub struct ChatPrompt {
 /// # Errors
 /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
 pub fn encode_chat(template: &ChatTemplate, tokenizer: &Tokenizer, input: &ChatInput) -> Result<ChatPrompt> {
-    encode_chat_with(template, tokenizer, input, |text, ours, theirs| {
-        encode_between(tokenizer, text, ours, theirs)
-    })
+    let marked = Marked::of(template, tokenizer, input);
+    let rendered = template.render(&marked.input())?;
+    prompt_of(tokenizer, &rendered, |text, ours, theirs| encode_between(tokenizer, text, ours, theirs))
 }
 
-/// The same with another way to encode the text, of which the template's control tokens and strangers' are given.
-pub(crate) fn encode_chat_with(
-    template: &ChatTemplate,
+/// A conversation in which control tokens that strangers wrote are marked, and in which the model is told of the tools.
+pub(crate) struct Marked<'a> {
+    input: &'a ChatInput<'a>,
+    messages: Vec<Message>,
+    tools: Option<Vec<Value>>,
+}
+
+impl<'a> Marked<'a> {
+    pub(crate) fn of(template: &ChatTemplate, tokenizer: &Tokenizer, input: &'a ChatInput<'a>) -> Self {
+        let mark_tools = |tools: &[Value]| tools.iter().map(|tool| mark_value(tokenizer, tool)).collect();
+        let tools: Option<Vec<Value>> = input.tools.map(mark_tools);
+        let mut messages: Vec<Message> =
+            input.messages.iter().map(|message| mark_message(tokenizer, message)).collect();
+        if let Some(tools @ [_, ..]) = tools.as_deref()
+            && !template.shows_tools()
+            && let Some(format) = ToolCallFormat::detect(template.source())
+        {
+            tell(&mut messages, &instructions(format, tools));
+        }
+        Self { input, messages, tools }
+    }
+
+    /// What the template is to write.
+    pub(crate) fn input(&self) -> ChatInput<'_> {
+        ChatInput {
+            messages: &self.messages,
+            tools: self.tools.as_deref(),
+            add_generation_prompt: self.input.add_generation_prompt,
+            extra: self.input.extra.clone(),
+            now: self.input.now,
+        }
+    }
+}
+
+/// The prompt that a template wrote of a marked conversation. `encode` is given the text, and in it the template's control
+/// tokens and strangers'.
+pub(crate) fn prompt_of(
     tokenizer: &Tokenizer,
-    input: &ChatInput,
+    rendered: &str,
     encode: impl FnOnce(&str, &[Occurrence], &[Occurrence]) -> Result<Vec<u32>>,
 ) -> Result<ChatPrompt> {
-    let tools = input.tools.unwrap_or_default();
-    let marked_tools: Vec<Value> = tools.iter().map(|tool| mark_value(tokenizer, tool)).collect();
-    let mut messages: Vec<Message> =
-        input.messages.iter().map(|message| mark_message(tokenizer, message)).collect();
-    if !tools.is_empty()
-        && !template.shows_tools()
-        && let Some(format) = ToolCallFormat::detect(template.source())
-    {
-        tell(&mut messages, &instructions(format, &marked_tools));
-    }
-    let rendered = template.render(&ChatInput {
-        messages: &messages,
-        tools: input.tools.map(|_| &*marked_tools),
-        add_generation_prompt: input.add_generation_prompt,
-        extra: input.extra.clone(),
-        now: input.now,
-    })?;
     let control = tokenizer.control_tokens();
-    let unmarked = control.unmark(&rendered);
+    let unmarked = control.unmark(rendered);
     let (ours, theirs) = control.sort(&unmarked);
     let text = unmarked.text;
     let ids = encode(&text, &ours, &theirs)?;

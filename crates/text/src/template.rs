@@ -28,7 +28,7 @@ use crate::python;
 
 mod renderers;
 
-use renderers::{Failure, Renderers};
+use renderers::{Answer, Failure, Renderers};
 
 /// The template file that, if present, counts instead of the one in `tokenizer_config.json`.
 pub(crate) const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -135,43 +135,80 @@ impl ChatTemplate {
     /// [`Error::Template`] if the template refuses the conversation, meets a value it cannot handle, or
     /// spends more than its budget.
     pub fn render(&self, input: &ChatInput) -> Result<String> {
-        let mut context: Map<String, Value> = Map::new();
-        context.extend(self.special_tokens.iter().map(|(name, token)| (name.to_owned(), token.into())));
-        context.insert("messages".into(), json!(input.messages));
-        context.insert("tools".into(), json!(input.tools));
-        context.insert("documents".into(), Value::Null);
-        context.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
-        context.extend(input.extra.clone());
+        let job = Job::new(self, input);
+        let (fuel, mut env) = (job.fuel, self.env.clone());
+        let mut answers = self.within(DEADLINE, fuel, move || vec![job.render(&mut env)])?;
+        answers.pop().expect("one job has one answer").map_err(|error| template_error(&self.file, &error))
+    }
 
-        let fuel = BASE_FUEL + honest_work(&context);
+    /// The prompts of many conversations, rendered one after the other in one thread.
+    ///
+    /// # Errors
+    /// Of a conversation, as [`Self::render`].
+    pub fn render_all(&self, inputs: &[ChatInput]) -> Vec<Result<String>> {
+        let jobs: Vec<Job> = inputs.iter().map(|input| Job::new(self, input)).collect();
+        let fuel = jobs.iter().map(|job| job.fuel).max().unwrap_or_default();
         let mut env = self.env.clone();
-        env.set_fuel(Some(fuel));
-        let now = input.now;
-        env.add_function("strftime_now", move |format: &str| {
-            python::strftime(format, now.unwrap_or_else(SystemTime::now))
-        });
-        let name = match input.tools {
-            Some([_, ..]) if env.get_template(TOOL_USE).is_ok() => TOOL_USE,
-            _ => DEFAULT,
-        };
-        self.render_within(DEADLINE, fuel, move || env.get_template(name)?.render(Serde(&context)))
+        let work = move || jobs.into_iter().map(|job| job.render(&mut env)).collect();
+        let answers = self.within(DEADLINE, fuel, work);
+        let told = |answer: Answer| answer.map_err(|error| template_error(&self.file, &error));
+        match answers {
+            Ok(answers) => answers.into_iter().map(told).collect(),
+            // One of them did it, and it is to blame alone.
+            Err(_) => inputs.iter().map(|input| self.render(input)).collect(),
+        }
     }
 
     /// Runs `work` in a thread with the stack that `fuel` calls for, and waits for at most `deadline`.
-    fn render_within(
+    fn within(
         &self,
         deadline: Duration,
         fuel: u64,
-        work: impl FnOnce() -> std::result::Result<String, minijinja::Error> + Send + 'static,
-    ) -> Result<String> {
+        work: impl FnOnce() -> Vec<Answer> + Send + 'static,
+    ) -> Result<Vec<Answer>> {
         let stack = usize::try_from(BASE_STACK + fuel * STACK_PER_FUEL).unwrap_or(usize::MAX);
         let reason = match self.renderers.run(stack, deadline, work) {
-            Ok(answer) => return answer.map_err(|error| template_error(&self.file, &error)),
+            Ok(answers) => return Ok(answers),
             Err(Failure::NoThread(error)) => format!("no thread to render it in: {error}"),
             Err(Failure::Late) => format!("it did not finish within {} s", deadline.as_secs_f32()),
             Err(Failure::Panicked) => "the template engine failed".to_owned(),
         };
         Err(Error::Template { file: self.file.clone(), line: 0, reason })
+    }
+}
+
+/// What one render needs.
+struct Job {
+    context: Map<String, Value>,
+    template: &'static str,
+    now: Option<SystemTime>,
+    fuel: u64,
+}
+
+impl Job {
+    fn new(template: &ChatTemplate, input: &ChatInput) -> Self {
+        let mut context: Map<String, Value> = Map::new();
+        context.extend(template.special_tokens.iter().map(|(name, token)| (name.to_owned(), token.into())));
+        context.insert("messages".into(), json!(input.messages));
+        context.insert("tools".into(), json!(input.tools));
+        context.insert("documents".into(), Value::Null);
+        context.insert("add_generation_prompt".into(), input.add_generation_prompt.into());
+        context.extend(input.extra.clone());
+        let fuel = BASE_FUEL + honest_work(&context);
+        let template = match input.tools {
+            Some([_, ..]) if template.env.get_template(TOOL_USE).is_ok() => TOOL_USE,
+            _ => DEFAULT,
+        };
+        Self { context, template, now: input.now, fuel }
+    }
+
+    fn render(self, env: &mut Environment<'static>) -> Answer {
+        env.set_fuel(Some(self.fuel));
+        let now = self.now;
+        env.add_function("strftime_now", move |format: &str| {
+            python::strftime(format, now.unwrap_or_else(SystemTime::now))
+        });
+        env.get_template(self.template)?.render(Serde(&self.context))
     }
 }
 
@@ -283,10 +320,10 @@ mod tests {
             ChatTemplate::from_source("", Path::new("t.jinja"), &SpecialTokens::default()).unwrap();
         let slow = || {
             std::thread::sleep(Duration::from_secs(5));
-            Ok(String::new())
+            Vec::new()
         };
         let begun = std::time::Instant::now();
-        let error = template.render_within(Duration::from_millis(20), 0, slow).unwrap_err();
+        let error = template.within(Duration::from_millis(20), 0, slow).unwrap_err();
         assert!(error.to_string().contains("did not finish within 0.02 s"), "{error}");
         drop(template);
         assert!(begun.elapsed() < Duration::from_secs(4));

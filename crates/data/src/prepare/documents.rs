@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use fathom_text::{BulkEncoder, BulkTokenizer, ChatInput, ChatTemplate, Message};
+use fathom_text::{BulkEncoder, BulkTokenizer, ChatInput, ChatPrompt, ChatTemplate, Message};
 use serde_json::json;
 use twox_hash::XxHash3_128;
 
@@ -16,6 +16,9 @@ use super::fill_in_the_middle::{Draw, Markup};
 use super::input::{InputFile, RawRecords, Template, place_name, read_messages};
 use super::stage::Kept;
 use crate::{Error, Result, TokenizerEntry};
+
+/// Records that are read before the first of them is judged; conversations among them are rendered together.
+const TOGETHER: usize = 64;
 
 /// What all threads use: the configuration, made ready.
 pub(crate) struct Recipe {
@@ -185,77 +188,99 @@ pub(crate) fn is_validation(hash: u128, share: f64) -> bool {
     (hash as u64 as f64) < share * 2f64.powi(64)
 }
 
-/// A record's text as it is kept, or its turns.
-enum Document<'a> {
-    Text(Cow<'a, str>),
-    Chat { text: String, ids: Vec<u32> },
+/// A record that could be read.
+struct Document<'a> {
+    /// Bytes of its text before it was normalised.
+    bytes_in: usize,
+    text: Cow<'a, str>,
+    /// Of a conversation.
+    ids: Option<Vec<u32>>,
 }
 
 impl Worker<'_> {
     /// All records of a batch. The result depends on nothing else.
     pub(crate) fn process(&mut self, file: &InputFile, records: &RawRecords) -> Result<Processed> {
         let mut processed = Processed::default();
-        let recipe = self.recipe;
-        let source = &recipe.sources[file.source];
-        for (bytes, place) in records.iter() {
-            match self.read(file, bytes, &mut processed.counts) {
-                Ok(document) => self.keep(document, file.source, &mut processed)?,
-                Err(_) if source.on_invalid == Invalid::Skip => processed.counts.invalid += 1,
-                Err(reason) => {
-                    let (path, place) = (file.path.clone(), format!("{} {place}", place_name(file.format)));
-                    return Err(Error::BadRecord { path, place, reason });
+        let source = &self.recipe.sources[file.source];
+        let records: Vec<_> = records.iter().collect();
+        for records in records.chunks(TOGETHER) {
+            let documents = match source.kind {
+                Kind::Chat => self.read_chats(source, records),
+                Kind::Text => {
+                    records.iter().map(|(bytes, _)| self.read_text(source, file.format, bytes)).collect()
+                }
+            };
+            for (document, (_, place)) in documents.into_iter().zip(records) {
+                match document {
+                    Ok(document) => self.keep(document, file.source, &mut processed)?,
+                    Err(_) if source.on_invalid == Invalid::Skip => processed.counts.invalid += 1,
+                    Err(reason) => {
+                        let (path, place) =
+                            (file.path.clone(), format!("{} {place}", place_name(file.format)));
+                        return Err(Error::BadRecord { path, place, reason });
+                    }
                 }
             }
         }
         Ok(processed)
     }
 
-    /// The normalised document, or what is wrong with it.
-    fn read<'b>(
-        &mut self,
-        file: &InputFile,
+    /// The text of a record, or what is wrong with it.
+    fn read_text<'b>(
+        &self,
+        source: &SourceRecipe,
+        format: Format,
         bytes: &'b [u8],
-        counts: &mut Counts,
     ) -> std::result::Result<Document<'b>, String> {
-        let recipe = self.recipe;
-        let source = &recipe.sources[file.source];
-        if source.kind == Kind::Chat {
-            let messages = read_messages(bytes, &source.field)?;
-            let document = self.render(messages)?;
-            let Document::Chat { text, .. } = &document else { return Ok(document) };
-            counts.documents_in += 1;
-            counts.text_bytes_in += text.len() as u64;
-            return Ok(document);
-        }
-        let text = match file.format {
+        let text = match format {
             Format::Jsonl => source.template.read_json(bytes)?,
             _ => Cow::Borrowed(
                 std::str::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))?,
             ),
         };
-        counts.documents_in += 1;
-        counts.text_bytes_in += text.len() as u64;
-        Ok(Document::Text(normalize(text, &recipe.normalize)))
+        let bytes_in = text.len();
+        Ok(Document { bytes_in, text: normalize(text, &self.recipe.normalize), ids: None })
     }
 
-    /// A conversation as the chat template writes it.
-    fn render(&mut self, mut messages: Vec<Message>) -> std::result::Result<Document<'static>, String> {
+    /// Conversations as the chat template writes them, or what is wrong with each.
+    fn read_chats(
+        &mut self,
+        source: &SourceRecipe,
+        records: &[(&[u8], u64)],
+    ) -> Vec<std::result::Result<Document<'static>, String>> {
         let Recipe { tokens, normalize: how, .. } = self.recipe;
-        for text in
-            messages.iter_mut().flat_map(|turn| [&mut turn.content, &mut turn.reasoning_content]).flatten()
-        {
-            *text = normalize(Cow::Owned(std::mem::take(text)), how).into_owned();
-        }
+        let read = |(bytes, _): &(&[u8], u64)| {
+            let mut messages = read_messages(bytes, &source.field)?;
+            let texts = messages.iter_mut().flat_map(|turn| [&mut turn.content, &mut turn.reasoning_content]);
+            for text in texts.flatten() {
+                *text = normalize(Cow::Owned(std::mem::take(text)), how).into_owned();
+            }
+            Ok(messages)
+        };
+        let conversations: Vec<std::result::Result<Vec<Message>, String>> =
+            records.iter().map(read).collect();
         let template = tokens.chat.as_ref().expect("it is read where there are conversations");
-        let input = ChatInput { messages: &messages, ..ChatInput::default() };
-        let prompt = self.encoder.encode_chat(template, &input).map_err(|error| error.to_string())?;
-        Ok(Document::Chat { text: prompt.text, ids: prompt.ids })
+        let inputs: Vec<_> = conversations
+            .iter()
+            .flatten()
+            .map(|messages| ChatInput { messages, ..ChatInput::default() })
+            .collect();
+        let mut prompts = self.encoder.encode_chats(template, &inputs).into_iter();
+        let documents = conversations.iter().map(|messages| {
+            messages.as_ref().map_err(String::clone)?;
+            let prompt = prompts.next().expect("one of each conversation");
+            let ChatPrompt { text, ids, .. } = prompt.map_err(|error| error.to_string())?;
+            Ok(Document { bytes_in: text.len(), text: Cow::Owned(text), ids: Some(ids) })
+        });
+        documents.collect()
     }
 
     /// Judges and encodes a document.
     fn keep(&mut self, document: Document<'_>, source: usize, processed: &mut Processed) -> Result<()> {
         let recipe = self.recipe;
-        let (text, rules) = (document.text(), &recipe.sources[source]);
+        let (text, rules) = (&*document.text, &recipe.sources[source]);
+        processed.counts.documents_in += 1;
+        processed.counts.text_bytes_in += document.bytes_in as u64;
         self.words.scan(text);
         if let Some(rule) = rules.judge.broken_rule(text, &self.words) {
             processed.counts.filter(rule);
@@ -271,9 +296,9 @@ impl Worker<'_> {
         }
         let first = processed.ids.len();
         let mut text_bytes = text.len();
-        match &document {
-            Document::Text(text) => self.encode(text, hash, source, processed)?,
-            Document::Chat { ids, .. } => {
+        match &document.ids {
+            None => self.encode(text, hash, source, processed)?,
+            Some(ids) => {
                 let control =
                     |&id: &u32| recipe.tokens.added_bytes.get(id as usize).copied().unwrap_or_default();
                 text_bytes = text_bytes.saturating_sub(ids.iter().map(control).sum::<u32>() as usize);
@@ -306,14 +331,5 @@ impl Worker<'_> {
         }
         processed.ids.push(tokens.eos);
         Ok(())
-    }
-}
-
-impl Document<'_> {
-    fn text(&self) -> &str {
-        match self {
-            Self::Text(text) => text,
-            Self::Chat { text, .. } => text,
-        }
     }
 }

@@ -17,8 +17,9 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::chat::ChatInput;
+use crate::control::Occurrence;
 use crate::error::Result;
-use crate::prompt::{ChatPrompt, encode_chat, encode_chat_with};
+use crate::prompt::{ChatPrompt, Marked, encode_chat, prompt_of};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Tokenizer, is_control_token};
 use cache::{Cache, Key};
@@ -94,17 +95,24 @@ impl Fast {
 }
 
 impl BulkEncoder<'_> {
-    /// What [`encode_chat`] makes of a conversation.
+    /// What [`encode_chat`] makes of each of these conversations; they are rendered together.
     ///
     /// # Errors
-    /// As [`encode_chat`].
-    pub fn encode_chat(&mut self, template: &ChatTemplate, input: &ChatInput) -> Result<ChatPrompt> {
+    /// Of a conversation, as [`encode_chat`].
+    pub fn encode_chats(
+        &mut self,
+        template: &ChatTemplate,
+        inputs: &[ChatInput<'_>],
+    ) -> Vec<Result<ChatPrompt>> {
         let tokenizer = self.bulk.tokenizer();
         if !self.bulk.fast.as_ref().is_some_and(|fast| fast.only_control_tokens) {
-            return encode_chat(template, tokenizer, input);
+            return inputs.iter().map(|input| encode_chat(template, tokenizer, input)).collect();
         }
+        let marked: Vec<_> = inputs.iter().map(|input| Marked::of(template, tokenizer, input)).collect();
+        let marked: Vec<_> = marked.iter().map(Marked::input).collect();
+        let rendered = template.render_all(&marked);
         // Between the template's control tokens there are none but strangers', which are plain text.
-        encode_chat_with(template, tokenizer, input, |text, ours, _| {
+        let mut encode = |text: &str, ours: &[Occurrence]| {
             let (mut ids, mut done) = (Vec::new(), 0);
             for token in ours {
                 let id = tokenizer.token_to_id(&text[token.start..token.end]);
@@ -115,7 +123,11 @@ impl BulkEncoder<'_> {
             }
             self.encode_plain(&text[done..], &mut ids)?;
             Ok(ids)
-        })
+        };
+        let prompts = rendered
+            .into_iter()
+            .map(|rendered| prompt_of(tokenizer, &rendered?, |text, ours, _| encode(text, ours)));
+        prompts.collect()
     }
 
     /// Appends to `ids` what [`Tokenizer::encode_plain`] makes of `text`: control tokens in it are plain characters.

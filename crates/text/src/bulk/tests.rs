@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 
 use super::BulkTokenizer;
-use crate::{BpeTraining, ChatInput, ChatTemplate, Digits, Message, Tokenizer, TokenizerConfig};
+use crate::{
+    BpeTraining, ChatInput, ChatTemplate, Digits, Message, SpecialTokens, Tokenizer, TokenizerConfig,
+};
 
 fn deepseek_v3() -> Tokenizer {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/deepseek-v3-tokenizer");
@@ -187,10 +189,30 @@ fn conversations_are_encoded_as_one_by_one() {
     ];
     for bulk in tokenizers() {
         let mut encoder = bulk.encoder();
-        for messages in &conversations {
-            let input = ChatInput { messages, ..ChatInput::default() };
-            let expected = crate::encode_chat(&template, bulk.tokenizer(), &input).expect("encodes");
-            assert_eq!(encoder.encode_chat(&template, &input).expect("encodes"), expected, "{messages:?}");
+        let inputs = conversations.each_ref().map(|messages| ChatInput { messages, ..ChatInput::default() });
+        let encoded = encoder.encode_chats(&template, &inputs);
+        assert_eq!(encoded.len(), inputs.len());
+        for (input, encoded) in inputs.iter().zip(encoded) {
+            let expected = crate::encode_chat(&template, bulk.tokenizer(), input).expect("encodes");
+            assert_eq!(encoded.expect("encodes"), expected, "{:?}", input.messages);
         }
+    }
+}
+
+#[test]
+fn a_conversation_that_is_refused_is_refused_alone() {
+    let source = "{% if messages[0].content == 'no' %}{{ raise_exception('not this one') }}{% endif %}{{ messages[0].content }}";
+    let template = ChatTemplate::from_source(source, Path::new("t.jinja"), &SpecialTokens::default());
+    let template = template.expect("it parses");
+    let conversations = ["yes", "no", "well"].map(|said| [Message::user(said)]);
+    let inputs = conversations.each_ref().map(|messages| ChatInput { messages, ..ChatInput::default() });
+    for bulk in tokenizers() {
+        let encoded = bulk.encoder().encode_chats(&template, &inputs);
+        let texts: Vec<_> = encoded.into_iter().map(|prompt| prompt.map(|prompt| prompt.text)).collect();
+        assert!(
+            matches!(&*texts, [Ok(yes), Err(_), Ok(well)] if yes == "yes" && well == "well"),
+            "{texts:?}"
+        );
+        assert!(texts[1].as_ref().unwrap_err().to_string().contains("not this one"));
     }
 }

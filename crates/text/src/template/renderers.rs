@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Beyond this a stack is not kept: what a render has touched of it stays in memory.
 const KEPT_STACK: usize = 256 << 20;
 
-type Answer = Result<String, minijinja::Error>;
-type Work = Box<dyn FnOnce() -> Answer + Send>;
+pub(super) type Answer = Result<String, minijinja::Error>;
+type Work = Box<dyn FnOnce() -> Vec<Answer> + Send>;
 
 /// Why there is no answer.
 pub(super) enum Failure {
@@ -34,8 +34,8 @@ impl Renderers {
         &self,
         stack: usize,
         deadline: Duration,
-        work: impl FnOnce() -> Answer + Send + 'static,
-    ) -> Result<Answer, Failure> {
+        work: impl FnOnce() -> Vec<Answer> + Send + 'static,
+    ) -> Result<Vec<Answer>, Failure> {
         let ended: Vec<_> = lock(&self.late).extract_if(.., |late| late.has_ended()).collect();
         drop(ended);
         let renderer = match self.take(stack) {
@@ -47,9 +47,9 @@ impl Renderers {
             None => Renderer::start(stack).map_err(Failure::NoThread)?,
         };
         match renderer.run(deadline, Box::new(work)) {
-            Ok(answer) => {
+            Ok(answers) => {
                 self.keep(renderer);
-                Ok(answer)
+                Ok(answers)
             }
             Err(RecvTimeoutError::Timeout) => {
                 lock(&self.late).push(renderer);
@@ -105,7 +105,7 @@ struct Renderer {
     stack: usize,
     /// None while it is being dropped.
     work: Option<Sender<Work>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<Vec<Answer>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -123,7 +123,7 @@ impl Renderer {
         Ok(Self { stack, work: Some(work), answers, thread: Some(thread) })
     }
 
-    fn run(&self, deadline: Duration, work: Work) -> Result<Answer, RecvTimeoutError> {
+    fn run(&self, deadline: Duration, work: Work) -> Result<Vec<Answer>, RecvTimeoutError> {
         let sender = self.work.as_ref().ok_or(RecvTimeoutError::Disconnected)?;
         sender.send(work).map_err(|_| RecvTimeoutError::Disconnected)?;
         self.answers.recv_timeout(deadline)
@@ -155,8 +155,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn id(renderers: &Renderers, stack: usize) -> String {
-        let work = || Ok(format!("{:?}", thread::current().id()));
-        renderers.run(stack, PATIENCE, work).ok().unwrap().unwrap()
+        let work = || vec![Ok(format!("{:?}", thread::current().id()))];
+        renderers.run(stack, PATIENCE, work).ok().unwrap().remove(0).unwrap()
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         let (go, wait) = channel::<()>();
         let late = renderers.run(1 << 16, Duration::from_millis(10), move || {
             let _ = wait.recv();
-            Ok("late".to_owned())
+            vec![Ok("late".to_owned())]
         });
         assert!(matches!(late, Err(Failure::Late)));
         assert!(matches!(renderers.run(1 << 16, PATIENCE, || panic!("on purpose")), Err(Failure::Panicked)));
