@@ -72,17 +72,12 @@ unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel
         let chunk_at = (panel * tile.panel_bytes) + chunk * F::LAYOUT.chunk_bytes();
         for run in 0..chunk_cols / RUN {
             let col = chunk * chunk_cols + run * RUN;
-            // SAFETY: `Tile::check`; prefetches may point anywhere.
+            // SAFETY: `Tile::check`.
             unsafe {
                 let at = |p: usize| weights.add(chunk_at + p * tile.panel_bytes);
                 let run_at = |p: usize| at(p).add(F::SCALES.bytes() + run * F::CODES.run_bytes());
                 let x = |r: usize| tile.x.codes.as_ptr().add(r * tile.x.stride + col);
                 let head = |r: usize| &*tile.x.heads.as_ptr().add((r * tile.x.stride + col) / RUN);
-                for p in 0..P {
-                    for line in 0..F::CODES.run_bytes() / 64 {
-                        _mm_prefetch::<_MM_HINT_T0>(run_at(p).wrapping_add(AHEAD + 64 * line).cast());
-                    }
-                }
                 for half in 0..per_run {
                     let shift = _mm_cvtsi32_si128(F::OFFSET_LOG2.map_or(32, |log2| log2 as i32));
                     let mut dots = [[_mm512_set1_epi32(0); P]; R];
@@ -91,6 +86,7 @@ unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel
                     }
                     for q in half * quads..(half + 1) * quads {
                         for p in 0..P {
+                            prefetch::<F>(at(p), run, q);
                             let codes = quad::<F>(run_at(p), q);
                             for (r, dots) in dots.iter_mut().enumerate() {
                                 dots[p] = _mm512_dpbusd_epi32(dots[p], codes, four(x(r).add(4 * q)));
@@ -122,6 +118,20 @@ unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel
             // SAFETY: rows of the block are `panels · 16` apart.
             unsafe { _mm512_storeu_ps(out.add((r * tile.panels + p) * PANEL), sum) };
         }
+    }
+}
+
+/// What is to be fetched while quad `q` of a run is used: a few lines at a time, as the loads go. A whole run's at once would
+/// fill the core's line buffers, and loads would wait behind them.
+#[inline(always)]
+fn prefetch<F: Format>(chunk: *const u8, run: usize, q: usize) {
+    // A run's share of the chunk, scales included.
+    let bytes = F::LAYOUT.chunk_bytes() / (F::SCALES.chunk_cols() / RUN);
+    let lines = bytes.div_ceil(64);
+    for line in q * lines / QUADS..(q + 1) * lines / QUADS {
+        let ahead = AHEAD + run * bytes + 64 * line;
+        // SAFETY: a prefetch may point anywhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(chunk.wrapping_add(ahead).cast()) };
     }
 }
 
@@ -253,6 +263,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
+                    prefetch::<F>(chunk.as_ptr(), within, q);
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
                     _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }
