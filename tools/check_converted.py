@@ -46,6 +46,17 @@ def post(url, body):
         return json.load(answer)
 
 
+def predict(url, request):
+    """An answer of one token. llama-server refuses its own answer if that is a part of a character: then another is drawn."""
+    for seed in range(20):
+        try:
+            return post(f"{url}/completion", {**request, "seed": seed})
+        except urllib.error.HTTPError as error:
+            if error.code != 500:
+                raise
+    sys.exit(f"llama-server refuses every answer to {request['prompt']}")
+
+
 def wait(server, url):
     while server.poll() is None:
         try:
@@ -72,7 +83,7 @@ def compare(checkpoint, fathom, url, scratch):
     ours = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True)) - logits.max(-1, keepdims=True)
     for length in LENGTHS:
         request = {"prompt": tokens[:length], "n_predict": 1, "n_probs": vocab_size, "temperature": 1.0, "cache_prompt": False}
-        answer = post(f"{url}/completion", request)["completion_probabilities"][0]["top_logprobs"]
+        answer = predict(url, request)["completion_probabilities"][0]["top_logprobs"]
         theirs = np.full(vocab_size, -np.inf)
         for entry in answer:
             theirs[entry["id"]] = entry["logprob"]
