@@ -17,6 +17,15 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) const EMPTY: Running = Running { max: [f32::NEG_INFINITY; LANES], sum: [0.0; LANES] };
+
+    /// Maximum and sum of one row.
+    pub(super) fn of(&self, lane: usize) -> [f32; 2] {
+        [self.max[lane], self.sum[lane]]
+    }
+
+    pub(super) fn set(&mut self, lane: usize, [max, sum]: [f32; 2]) {
+        (self.max[lane], self.sum[lane]) = (max, sum);
+    }
 }
 
 per_isa! {

@@ -246,6 +246,30 @@ fn a_long_context_is_cut_and_merged() {
     check(Case { heads: 2, nope: 4, rope: 2, value: 3, latent: 7, tokens: 1100 });
 }
 
+/// Queries beside each other share readings of the cache, and which of them are cut does not matter: each is
+/// what it is alone.
+#[test]
+fn a_query_is_the_same_alone_and_among_others() {
+    for (heads, latent, tokens) in [(3, 20, 150), (16, 40, 700), (5, 160, 2300)] {
+        let layer = Layer::new(Case { heads, nope: 4, rope: 6, value: 2, latent, tokens });
+        let each = heads * layer.case.value;
+        for isa in Isa::available() {
+            for format in [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Int8] {
+                let attend = |queries, threads| {
+                    layer.absorbed(&Compute::with_isa(isa, threads), format, queries)
+                };
+                let first = tokens - 70;
+                let all = attend(first..tokens, 2);
+                for token in [first, first + 1, tokens - 33, tokens - 1] {
+                    let alone = attend(token..token + 1, 3);
+                    let among = &all[(token - first) * each..][..each];
+                    assert_eq!(alone, among, "{isa} {format:?} {heads} heads: token {token} of {tokens}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn bf16_rows_are_rounded_once() {
     let layer = Layer::new(Case { heads: 1, nope: 1, rope: 2, value: 1, latent: 30, tokens: 70 });

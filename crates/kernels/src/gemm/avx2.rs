@@ -1,13 +1,13 @@
 //! Tile product in 8 f32 lanes: a panel's column is two registers.
 //!
 //! Panels one after another, up to 4 rows at a time: 4 × 2 accumulators, 2 weights and a
-//! broadcast stay within 16 registers. A single row keeps even and odd columns apart, for four
-//! independent FMA chains.
+//! broadcast stay within 16 registers. A single row takes all panels of the tile at once, for eight
+//! independent FMA chains. An output is one chain over all columns in order, however many rows there are.
 
 use fathom_numeric::blocks::BlockFormat;
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_and_si128, _mm_cvtepi8_epi16, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch,
-    _mm_set1_epi16, _mm_slli_epi16, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps,
+    _mm_set1_epi16, _mm_slli_epi16, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps,
     _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps,
     _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
 };
@@ -134,53 +134,78 @@ fn by_panels<W: Pair>(tile: &Tile<'_>, x: &[f32], block: &mut [f32]) {
     assert!(tile.cols.is_multiple_of(2) && tile.first_col.is_multiple_of(2));
     assert!((tile.panels - 1) * tile.panel_bytes + end <= tile.weights.len());
     assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
-    for panel in 0..tile.panels {
-        let weights = tile.weights[panel * tile.panel_bytes + tile.first_col / 2 * W::BYTES..].as_ptr();
-        for row in (0..tile.rows).step_by(ROWS) {
-            let x = x[row * tile.x_stride..].as_ptr();
-            let out = block[(row * tile.panels + panel) * PANEL..].as_mut_ptr();
-            // SAFETY: the asserts above bound every row of x, every pair of weights and the
-            // block; the dispatcher chose this ISA because the CPU has it.
-            unsafe {
+    let single = if tile.rows % ROWS == 1 { Some(tile.rows - 1) } else { None };
+    // SAFETY: the asserts above bound every row of x, every pair of weights and the block; the
+    // dispatcher chose this ISA because the CPU has it.
+    unsafe {
+        for panel in 0..tile.panels {
+            let weights = tile.weights[panel * tile.panel_bytes + tile.first_col / 2 * W::BYTES..].as_ptr();
+            for row in (0..single.unwrap_or(tile.rows)).step_by(ROWS) {
+                let x = x[row * tile.x_stride..].as_ptr();
+                let out = block[(row * tile.panels + panel) * PANEL..].as_mut_ptr();
                 match tile.rows - row {
-                    1 => one_row::<W>(tile, x, weights, out),
                     2 => some_rows::<W, 2>(tile, x, weights, out),
                     3 => some_rows::<W, 3>(tile, x, weights, out),
                     _ => some_rows::<W, ROWS>(tile, x, weights, out),
                 }
             }
         }
-    }
-}
-
-/// # Safety
-/// `x` has the tile's columns, `weights` its pairs, `out` 16 numbers; the CPU has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn one_row<W: Pair>(tile: &Tile<'_>, x: *const f32, weights: *const u8, out: *mut f32) {
-    let mut even = [_mm256_setzero_ps(); 2];
-    let mut odd = [_mm256_setzero_ps(); 2];
-    for pair in 0..tile.cols / 2 {
-        // SAFETY: `pair` counts the tile's columns; a prefetch may point anywhere.
-        unsafe {
-            let at = weights.add(pair * W::BYTES);
-            for line in (0..W::BYTES).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast());
-            }
-            let (x_even, x_odd) = (_mm256_set1_ps(*x.add(2 * pair)), _mm256_set1_ps(*x.add(2 * pair + 1)));
-            for half in 0..2 {
-                even[half] = _mm256_fmadd_ps(x_even, W::even(at, half), even[half]);
-                odd[half] = _mm256_fmadd_ps(x_odd, W::odd(at, half), odd[half]);
+        if let Some(row) = single {
+            let x = x[row * tile.x_stride..].as_ptr();
+            let weights = tile.weights[tile.first_col / 2 * W::BYTES..].as_ptr();
+            let out = block[row * tile.panels * PANEL..].as_mut_ptr();
+            match tile.panels {
+                1 => one_row::<W, 1>(tile, x, weights, out),
+                2 => one_row::<W, 2>(tile, x, weights, out),
+                3 => one_row::<W, 3>(tile, x, weights, out),
+                4 => one_row::<W, 4>(tile, x, weights, out),
+                other => unreachable!("a tile has 1 to 4 panels, not {other}"),
             }
         }
     }
-    for half in 0..2 {
-        // SAFETY: a panel is two halves of 8.
-        unsafe { store(_mm256_add_ps(even[half], odd[half]), out.add(8 * half), tile.accumulate) };
+}
+
+/// # Safety
+/// `x` has the tile's columns, `weights` `P` panels of its pairs, `out` 16 numbers for each; the CPU has AVX2
+/// and FMA.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn one_row<W: Pair, const P: usize>(
+    tile: &Tile<'_>,
+    x: *const f32,
+    weights: *const u8,
+    out: *mut f32,
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; P];
+    for (p, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the block has P panels of 16.
+        *sums = unsafe { begin(out.add(p * PANEL), tile.accumulate) };
+    }
+    for pair in 0..tile.cols / 2 {
+        // SAFETY: `pair` counts the tile's columns; a prefetch may point anywhere.
+        unsafe {
+            let (x_even, x_odd) = (_mm256_set1_ps(*x.add(2 * pair)), _mm256_set1_ps(*x.add(2 * pair + 1)));
+            for (p, sums) in sums.iter_mut().enumerate() {
+                let at = weights.add(p * tile.panel_bytes + pair * W::BYTES);
+                for line in (0..W::BYTES).step_by(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast());
+                }
+                for (half, sum) in sums.iter_mut().enumerate() {
+                    let even = _mm256_fmadd_ps(x_even, W::even(at, half), *sum);
+                    *sum = _mm256_fmadd_ps(x_odd, W::odd(at, half), even);
+                }
+            }
+        }
+    }
+    for (p, sums) in sums.iter().enumerate() {
+        for (half, &sum) in sums.iter().enumerate() {
+            // SAFETY: the block has P panels of two halves of 8.
+            unsafe { _mm256_storeu_ps(out.add(p * PANEL + 8 * half), sum) };
+        }
     }
 }
 
 /// # Safety
-/// As [`one_row`] for `R` rows of `x` and `out`.
+/// As [`one_row`] for one panel and `R` rows of `x` and `out`.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn some_rows<W: Pair, const R: usize>(
     tile: &Tile<'_>,
@@ -189,6 +214,10 @@ unsafe fn some_rows<W: Pair, const R: usize>(
     out: *mut f32,
 ) {
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: rows of the block are `panels · 16` apart.
+        *sums = unsafe { begin(out.add(row * tile.panels * PANEL), tile.accumulate) };
+    }
     for pair in 0..tile.cols / 2 {
         // SAFETY: `pair` counts the tile's columns, rows are below R; a prefetch may point
         // anywhere.
@@ -214,19 +243,21 @@ unsafe fn some_rows<W: Pair, const R: usize>(
     for (row, sums) in sums.iter().enumerate() {
         for (half, &sum) in sums.iter().enumerate() {
             // SAFETY: rows of the block are `panels · 16` apart.
-            unsafe { store(sum, out.add(row * tile.panels * PANEL + 8 * half), tile.accumulate) };
+            unsafe { _mm256_storeu_ps(out.add(row * tile.panels * PANEL + 8 * half), sum) };
         }
     }
 }
 
+/// What a panel's sums begin with: what earlier columns left in the block, or 0.
+///
 /// # Safety
-/// `out` points at 8 writable numbers; the CPU has AVX2.
+/// `out` points at 16 numbers; the CPU has AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn store(sum: __m256, out: *mut f32, accumulate: bool) {
-    // SAFETY: this function's contract.
-    unsafe {
-        let sum = if accumulate { _mm256_add_ps(sum, _mm256_loadu_ps(out)) } else { sum };
-        _mm256_storeu_ps(out, sum);
+unsafe fn begin(out: *const f32, accumulate: bool) -> [__m256; 2] {
+    if !accumulate {
+        return [_mm256_setzero_ps(); 2];
     }
+    // SAFETY: this function's contract.
+    unsafe { [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))] }
 }

@@ -1,11 +1,11 @@
 //! Tile product in 16 f32 lanes: a panel's column is one register.
 //!
-//! One row (decode): 4 streams of weights, two accumulators each, so that eight independent FMA
-//! chains cover the latency; every cache line is read once and prefetched 1 KiB ahead. Several
-//! rows: up to 6 × 4 accumulators, each decoded weight register used for all of them.
+//! One row (decode): 4 streams of weights, every cache line read once and prefetched 1 KiB ahead.
+//! Several rows: up to 6 × 4 accumulators, each decoded weight register used for all of them. An
+//! output is one chain of FMAs over all columns in order, however many rows there are.
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps, _mm512_and_si512,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_and_si512,
     _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepi8_epi16, _mm512_cvtph_ps,
     _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
     _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi16,
@@ -189,26 +189,25 @@ unsafe fn one_row<W: Pair, const P: usize>(
     weights: *const u8,
     out: *mut f32,
 ) {
-    let mut even = [_mm512_setzero_ps(); P];
-    let mut odd = [_mm512_setzero_ps(); P];
+    // SAFETY: the block has P panels of 16.
+    let mut sums = unsafe { begin::<P>(out, tile.accumulate) };
     for pair in 0..tile.cols / 2 {
         // SAFETY: `pair` counts the tile's columns; a prefetch may point anywhere.
         unsafe {
             let (x_even, x_odd) = (_mm512_set1_ps(*x.add(2 * pair)), _mm512_set1_ps(*x.add(2 * pair + 1)));
-            for p in 0..P {
+            for (p, sum) in sums.iter_mut().enumerate() {
                 let at = weights.add(p * tile.panel_bytes + pair * W::BYTES);
                 for line in (0..W::BYTES).step_by(64) {
                     _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line).cast());
                 }
                 let [w_even, w_odd] = W::both(at);
-                even[p] = _mm512_fmadd_ps(x_even, w_even, even[p]);
-                odd[p] = _mm512_fmadd_ps(x_odd, w_odd, odd[p]);
+                *sum = _mm512_fmadd_ps(x_odd, w_odd, _mm512_fmadd_ps(x_even, w_even, *sum));
             }
         }
     }
-    for p in 0..P {
+    for (p, &sum) in sums.iter().enumerate() {
         // SAFETY: the block has P panels of 16.
-        unsafe { store(_mm512_add_ps(even[p], odd[p]), out.add(p * PANEL), tile.accumulate) };
+        unsafe { _mm512_storeu_ps(out.add(p * PANEL), sum) };
     }
 }
 
@@ -222,6 +221,10 @@ unsafe fn some_rows<W: Pair, const P: usize, const R: usize>(
     out: *mut f32,
 ) {
     let mut sums = [[_mm512_setzero_ps(); P]; R];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the block has R rows of P panels.
+        *sums = unsafe { begin::<P>(out.add(row * P * PANEL), tile.accumulate) };
+    }
     for pair in 0..tile.cols / 2 {
         let at = |p: usize| weights.wrapping_add(p * tile.panel_bytes + pair * W::BYTES);
         let x_at = |row: usize, col: usize| x.wrapping_add(row * tile.x_stride + 2 * pair + col);
@@ -254,19 +257,24 @@ unsafe fn some_rows<W: Pair, const P: usize, const R: usize>(
     for (row, sums) in sums.iter().enumerate() {
         for (p, &sum) in sums.iter().enumerate() {
             // SAFETY: the block has R rows of P panels.
-            unsafe { store(sum, out.add((row * P + p) * PANEL), tile.accumulate) };
+            unsafe { _mm512_storeu_ps(out.add((row * P + p) * PANEL), sum) };
         }
     }
 }
 
+/// What a row's sums begin with: what earlier columns left in the block, or 0.
+///
 /// # Safety
-/// `out` points at 16 writable numbers; the CPU has AVX-512 F.
+/// `out` points at `P` panels of 16 numbers; the CPU has AVX-512 F.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store(sum: __m512, out: *mut f32, accumulate: bool) {
-    // SAFETY: this function's contract.
-    unsafe {
-        let sum = if accumulate { _mm512_add_ps(sum, _mm512_loadu_ps(out)) } else { sum };
-        _mm512_storeu_ps(out, sum);
+unsafe fn begin<const P: usize>(out: *const f32, accumulate: bool) -> [__m512; P] {
+    let mut sums = [_mm512_setzero_ps(); P];
+    if accumulate {
+        for (p, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: this function's contract.
+            *sum = unsafe { _mm512_loadu_ps(out.add(p * PANEL)) };
+        }
     }
+    sums
 }

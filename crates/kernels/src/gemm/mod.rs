@@ -14,6 +14,10 @@
 //! **Numbers.** f32 and f16 weights: products and sums in f32. bf16 weights: activations are rounded to
 //! bf16 too, products are exact, sums are f32; ISAs differ in the order of their sums only. FP8 weights
 //! (`fp8.rs`): the same within 128 columns. Integer codes (`quantized/`): activations in int8.
+//!
+//! **A row alone is a row among others.** An output is summed over its columns in one order, whatever the number
+//! of rows: bit for bit the same alone and in any batch. Only the tile unit differs: its rows are rounded, or
+//! summed, in another way than those of too few rows to go there.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

@@ -4,7 +4,7 @@ use fathom_numeric::f16;
 use fathom_numeric::round::to_bf16_precision;
 use proptest::prelude::*;
 
-use super::quantized::tests::{packed, random_blocks};
+use super::quantized::tests::{packed, product, random_blocks};
 use super::*;
 
 const FORMATS: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16];
@@ -229,6 +229,54 @@ fn threads_do_not_change_a_bit() {
     };
     let one = run(1);
     assert!((2..5).all(|threads| run(threads) == one), "{shape:?}");
+}
+
+/// A few of many rows, each alone, bit by bit; the tile unit has other sums for many rows than for few.
+#[track_caller]
+fn check_rows_alone(weights: &PackedMatrix, compute: &Compute, rows: usize) {
+    let (k, n) = (weights.cols(), weights.rows());
+    let x = numbers(rows * k, 8);
+    let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    let all = bits(product(compute, weights, &x, rows));
+    for row in [0, rows / 3, rows / 2, rows - 1] {
+        let alone = bits(product(compute, weights, &x[row * k..][..k], 1));
+        let (isa, format) = (compute.isa(), weights.format());
+        assert_eq!(alone, all[row * n..][..n], "{isa} {format:?} [{n}, {k}]: row {row} of {rows}");
+    }
+}
+
+fn isas_without_tiles() -> impl Iterator<Item = Isa> {
+    Isa::available().filter(|&isa| isa != Isa::Amx)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn a_row_is_the_same_alone_and_among_others(rows in 1usize..70, n in 1usize..100, k in 1usize..400) {
+        for isa in isas_without_tiles() {
+            let compute = Compute::with_isa(isa, 2);
+            for format in FORMATS {
+                let weights = PackedMatrix::from_rows(&compute, format, [n, k], &numbers(n * k, 3));
+                check_rows_alone(&weights, &compute, rows);
+            }
+            for format in BlockFormat::all() {
+                let shape = [n, if format == BlockFormat::Fp8 { k } else { k.next_multiple_of(format.block_len()) }];
+                check_rows_alone(&packed(&compute, format, shape, &random_blocks(format, shape, 5)), &compute, rows);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_beyond_a_unit_are_the_same_alone() {
+    for isa in isas_without_tiles() {
+        let compute = Compute::with_isa(isa, 2);
+        let shape @ [n, k] = [20, UNIT_COLS + 34];
+        for format in FORMATS {
+            let weights = PackedMatrix::from_rows(&compute, format, shape, &numbers(n * k, 3));
+            check_rows_alone(&weights, &compute, UNIT_ROWS + 7);
+        }
+    }
 }
 
 #[test]

@@ -7,8 +7,10 @@
 //! Rows are heads of queries. Up to 128 rows of one sequence (all heads of a query; of several
 //! queries, if they are next to each other in the call) share one reading of the cache: a block
 //! is staged once and multiplied with all of them. Long contexts are cut into chunks that are
-//! attended to independently and merged in order, so that one sequence keeps many threads busy.
-//! How the work is cut depends on the sequences alone, never on the number of threads.
+//! attended to independently and joined in order, so that one sequence keeps many threads busy.
+//!
+//! Where a context is cut depends on the position alone: a query's values are the same bit for bit
+//! whichever other queries are in the call, and whatever the number of threads.
 
 #[cfg(target_arch = "x86_64")]
 mod bytes;
@@ -20,6 +22,7 @@ mod tiles;
 use super::format::{Block, Layout};
 use super::softmax::{LOG2_E, Running, exp2};
 use super::{CacheFormat, CachedRows, KEYS, LANES};
+use crate::math::per_isa;
 use crate::memory::AlignedBuffer;
 use crate::memory::Scratch;
 use crate::shared::SharedSlice;
@@ -111,7 +114,7 @@ pub fn attend<'a>(
         query
     };
     let Space { plan, packed, partials } = space;
-    plan.make(shape, queries.count, query);
+    plan.make(shape, queries.count, query, compute.threads());
     let arithmetic = Arithmetic::of(compute.isa, layout);
     let call = Call { compute, shape, arithmetic, latent: queries.latent, query };
     call.pack(plan, packed);
@@ -121,28 +124,44 @@ pub fn attend<'a>(
     let (partials_out, shared) = (SharedSlice::new(partials.as_mut_slice()), SharedSlice::new(out));
     compute.pool.run(plan.units(), |index, scratch| {
         let unit = plan.unit(index);
-        let rows = call.rows(&unit);
-        let mut running = [Running::EMPTY; VECTORS_MAX];
-        let running = &mut running[..rows.vectors];
+        let mut rows = call.rows(&unit);
         let len = arithmetic.packed_len(shape);
         let queries = &packed[unit.vector * len..][..rows.vectors * len];
-        let sums = arithmetic.attend(compute.isa, shape, &rows, queries, running, scratch);
-        for (index, sums) in sums.chunks_exact(arithmetic.cols(shape)).enumerate().take(unit.rows.len()) {
-            let running = running[index / LANES];
-            let (max, sum) = (running.max[index % LANES], running.sum[index % LANES]);
-            match unit.partial {
-                None => {
-                    // SAFETY: units that are not cut hold disjoint rows.
-                    let out = unsafe { shared.range_mut((unit.rows.start + index) * latent, latent) };
-                    out.iter_mut().zip(sums).for_each(|(out, value)| *out = value / sum);
+        // SAFETY: units that are not cut hold disjoint rows; one that is cut joins nothing.
+        let mut joined = unit.partial.is_none().then(|| {
+            let out = unsafe { shared.range_mut(unit.rows.start * latent, unit.rows.len() * latent) };
+            ([Running::EMPTY; VECTORS_MAX], out)
+        });
+        for chunk in unit.chunks.clone() {
+            rows.tokens = plan::chunk(unit.context, chunk);
+            let mut running = [Running::EMPTY; VECTORS_MAX];
+            let running = &mut running[..rows.vectors];
+            let sums = arithmetic.attend(compute.isa, shape, &rows, queries, running, scratch);
+            let parts = sums.chunks_exact(arithmetic.cols(shape)).take(unit.rows.len()).enumerate();
+            match (&mut joined, unit.partial) {
+                (Some((joined, out)), _) => {
+                    for ((index, sums), out) in parts.zip(out.chunks_exact_mut(latent)) {
+                        let part = running[index / LANES].of(index % LANES);
+                        let mut state = joined[index / LANES].of(index % LANES);
+                        join(compute.isa, &mut state, out, part, &sums[..latent]);
+                        joined[index / LANES].set(index % LANES, state);
+                    }
                 }
-                Some(first) => {
-                    let stride = latent + 2;
-                    // SAFETY: the plan gives every unit a part of its own.
-                    let out = unsafe { partials_out.range_mut(first + index * stride, stride) };
-                    out[..2].copy_from_slice(&[max, sum]);
-                    out[2..].copy_from_slice(&sums[..latent]);
+                (None, first) => {
+                    let (first, stride) = (first.unwrap_or_default(), latent + 2);
+                    for (index, sums) in parts {
+                        // SAFETY: the plan gives every unit a part of its own.
+                        let out = unsafe { partials_out.range_mut(first + index * stride, stride) };
+                        out[..2].copy_from_slice(&running[index / LANES].of(index % LANES));
+                        out[2..].copy_from_slice(&sums[..latent]);
+                    }
                 }
+            }
+        }
+        if let Some((joined, out)) = joined {
+            for (index, out) in out.chunks_exact_mut(latent).enumerate() {
+                let [_, sum] = joined[index / LANES].of(index % LANES);
+                divide(compute.isa, out, sum);
             }
         }
     });
@@ -152,21 +171,39 @@ pub fn attend<'a>(
             if let Some(parts) = plan.parts(row, latent + 2) {
                 // SAFETY: every row is one unit.
                 let out = unsafe { shared.range_mut(row * latent, latent) };
-                merge(parts.map(|first| &partials[first..first + latent + 2]), out);
+                let mut state = Running::EMPTY.of(0);
+                for part in parts.map(|first| &partials[first..first + latent + 2]) {
+                    join(compute.isa, &mut state, out, [part[0], part[1]], &part[2..]);
+                }
+                divide(compute.isa, out, state[1]);
             }
         });
     }
 }
 
-/// Joins the partial softmaxes of one row.
-fn merge<'a>(parts: impl Iterator<Item = &'a [f32]> + Clone, out: &mut [f32]) {
-    let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| max.max(part[0]));
-    let sum: f32 = parts.clone().map(|part| exp2(part[0] - max) * part[1]).sum();
-    out.fill(0.0);
-    for part in parts {
-        // A part of which the row sees nothing weighs nothing.
-        let weight = exp2(part[0] - max) / sum;
-        out.iter_mut().zip(&part[2..]).for_each(|(out, value)| *out += weight * value);
+per_isa! {
+    /// Takes the softmax over the next tokens of a row, `part` (its maximum and sum) and `values` (unnormalised),
+    /// into what there is over those before: `state` and `out`, whose contents do not matter before the first.
+    fn join(state: &mut [f32; 2], out: &mut [f32], part: [f32; 2], values: &[f32]) {
+        let ([max, sum], [part_max, part_sum]) = (*state, part);
+        if part_max == f32::NEG_INFINITY {
+            // The row sees nothing of these tokens. (It sees the first token of all.)
+            return;
+        }
+        if max == f32::NEG_INFINITY {
+            *state = part;
+            return out.copy_from_slice(values);
+        }
+        let both = if part_max > max { part_max } else { max };
+        let (keep, weight) = (exp2(max - both), exp2(part_max - both));
+        *state = [both, sum * keep + part_sum * weight];
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = *out * keep + value * weight);
+    }
+}
+
+per_isa! {
+    fn divide(out: &mut [f32], sum: f32) {
+        out.iter_mut().for_each(|out| *out /= sum);
     }
 }
 
@@ -271,15 +308,11 @@ impl<'a, F: Fn(usize) -> Query<'a> + Sync> Call<'_, F> {
     fn rows(&self, unit: &Unit) -> Rows<'a> {
         let heads = self.shape.heads;
         let mut visible = [[0; LANES]; VECTORS_MAX];
-        let mut most = 0;
         for (index, row) in unit.rows.clone().enumerate() {
-            let seen = (self.query)(row / heads).visible;
-            visible[index / LANES][index % LANES] = seen;
-            most = most.max(seen);
+            visible[index / LANES][index % LANES] = (self.query)(row / heads).visible;
         }
-        let tokens = unit.tokens.start..unit.tokens.end.min(most).max(unit.tokens.start);
         let cache = (self.query)(unit.rows.start / heads).cache;
-        Rows { vectors: unit.rows.len().div_ceil(LANES), cache, visible, tokens }
+        Rows { vectors: unit.rows.len().div_ceil(LANES), cache, visible, tokens: 0..0 }
     }
 
     /// Brings all queries into the layout of the products.

@@ -1,29 +1,43 @@
-//! How the rows of a call are cut into units: by sequences, rows and context, nothing else.
+//! How the rows of a call are cut into units. A row's context is cut by position alone, and its chunks are joined in
+//! order, be it by the unit that attended to all of them or after several units did.
 
 use std::ops::Range;
 
 use super::{LANES, Query, ROWS_MAX, Shape};
-use crate::attention::KEYS;
 
-/// Tokens of a chunk, where the context is short.
-const CHUNK_SHORT: usize = 256;
+/// Where chunks of a context begin: their length up to a token, after which they are longer. A chunk's partial
+/// sums are written and read once more, which costs as much as a tenth of 256 tokens; and the more tokens there
+/// are, the fewer chunks keep all threads busy.
+///
+/// Chunks depend on nothing but the position: a row's sums are the same whoever is beside it.
+const CHUNKS: [(usize, usize); 3] = [(2048, 256), (16_384, 512), (usize::MAX, 2048)];
 
-/// Tokens of a chunk, where it is long: a chunk's partial sums are written and read once more,
-/// which costs as much as a tenth of its tokens.
-const CHUNK_LONG: usize = 512;
-
-/// Chunks from which on they are long ones.
-const CHUNKS: usize = 16;
-
-/// Chunks at most.
-const CHUNKS_MAX: usize = 64;
-
-/// Tokens of one chunk of a context, a multiple of a block.
-fn chunk(context: usize) -> usize {
-    let short = context.div_ceil(CHUNK_SHORT).min(CHUNKS);
-    let chunks = short.max((context / CHUNK_LONG).min(CHUNKS_MAX)).max(1);
-    context.div_ceil(chunks).next_multiple_of(KEYS)
+/// Chunks of the first `context` tokens.
+fn chunks(context: usize) -> usize {
+    let (mut first, mut count) = (0, 0);
+    for (end, size) in CHUNKS {
+        count += (context.min(end) - first).div_ceil(size);
+        first = end.min(context);
+    }
+    count
 }
+
+/// The tokens of one chunk of a context.
+pub(super) fn chunk(context: usize, index: usize) -> Range<usize> {
+    let (mut first, mut before) = (0, 0);
+    for (end, size) in CHUNKS {
+        let here = (end - first).div_ceil(size);
+        if index < before + here {
+            let start = first + (index - before) * size;
+            return start..context.min(start + size);
+        }
+        (first, before) = (end, before + here);
+    }
+    unreachable!("the last chunks have no end")
+}
+
+/// Groups of rows for each thread that keep it busy as they are.
+const GROUPS_PER_THREAD: usize = 8;
 
 /// Rows of one sequence that share a reading of the cache.
 #[derive(Clone, Debug)]
@@ -36,17 +50,21 @@ struct Group {
     /// Index of the first unit.
     unit: usize,
     chunks: usize,
-    /// Where its partial results begin, if there are several chunks.
+    /// Whether every chunk is a unit of its own; else one unit takes them all, one after the other.
+    cut: bool,
+    /// Where its partial results begin, if it is cut.
     partial: usize,
 }
 
-/// Some rows of one sequence over some of its tokens.
+/// Some rows of one sequence over some of its chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) rows: Range<usize>,
     pub(super) vector: usize,
-    pub(super) tokens: Range<usize>,
-    /// Where its partial results go; `None` if it sees the whole context.
+    /// Tokens that the last of the rows sees.
+    pub(super) context: usize,
+    pub(super) chunks: Range<usize>,
+    /// Where its partial results go; `None` if it sees all chunks.
     pub(super) partial: Option<usize>,
 }
 
@@ -61,7 +79,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn make<'a>(&mut self, shape: Shape, queries: usize, query: impl Fn(usize) -> Query<'a>) {
+    /// Whether `threads` are kept busy without it decides whether contexts are cut, and nothing else does.
+    pub(super) fn make<'a>(
+        &mut self,
+        shape: Shape,
+        queries: usize,
+        query: impl Fn(usize) -> Query<'a>,
+        threads: usize,
+    ) {
         self.groups.clear();
         (self.units, self.vectors, self.partials) = (0, 0, 0);
         let mut first = 0;
@@ -75,22 +100,25 @@ impl Plan {
                 let rows = start..(end * shape.heads).min(start + ROWS_MAX);
                 let seen = rows.clone().step_by(shape.heads).chain([rows.end - 1]);
                 let context = seen.map(|row| query(row / shape.heads).visible).max().unwrap_or(1);
-                self.push(rows, context, shape.latent + 2);
+                self.push(rows, context);
             }
             first = end;
         }
+        let few = self.groups.len() < GROUPS_PER_THREAD * threads;
+        for group in &mut self.groups {
+            group.cut = few && group.chunks > 1;
+            (group.unit, group.partial) = (self.units, self.partials);
+            self.units += if group.cut { group.chunks } else { 1 };
+            if group.cut {
+                self.partials += group.chunks * group.rows.len() * (shape.latent + 2);
+            }
+        }
     }
 
-    fn push(&mut self, rows: Range<usize>, context: usize, stride: usize) {
-        let chunks = context.div_ceil(chunk(context));
-        let (count, vectors) = (rows.len(), rows.len().div_ceil(LANES));
-        let (vector, unit, partial) = (self.vectors, self.units, self.partials);
-        self.groups.push(Group { rows, vector, context, unit, chunks, partial });
-        self.vectors += vectors;
-        self.units += chunks;
-        if chunks > 1 {
-            self.partials += chunks * count * stride;
-        }
+    fn push(&mut self, rows: Range<usize>, context: usize) {
+        let (vector, chunks) = (self.vectors, chunks(context));
+        self.vectors += rows.len().div_ceil(LANES);
+        self.groups.push(Group { rows, vector, context, chunks, unit: 0, cut: false, partial: 0 });
     }
 
     pub(super) fn units(&self) -> usize {
@@ -99,13 +127,14 @@ impl Plan {
 
     pub(super) fn unit(&self, index: usize) -> Unit {
         let group = &self.groups[self.groups.partition_point(|group| group.unit <= index) - 1];
-        let (at, size) = (index - group.unit, chunk(group.context));
+        let at = index - group.unit;
         let each = (self.partials_of(group)) / group.chunks;
         Unit {
             rows: group.rows.clone(),
             vector: group.vector,
-            tokens: at * size..group.context.min((at + 1) * size),
-            partial: (group.chunks > 1).then(|| group.partial + at * each),
+            context: group.context,
+            chunks: if group.cut { at..at + 1 } else { 0..group.chunks },
+            partial: group.cut.then(|| group.partial + at * each),
         }
     }
 
@@ -134,26 +163,28 @@ impl Plan {
     ) -> Option<impl Iterator<Item = usize> + Clone + use<>> {
         let group = &self.groups[self.groups.partition_point(|group| group.rows.start <= row) - 1];
         let (first, each) = (group.partial + (row - group.rows.start) * stride, group.rows.len() * stride);
-        (group.chunks > 1).then(|| (0..group.chunks).map(move |chunk| first + chunk * each))
+        group.cut.then(|| (0..group.chunks).map(move |chunk| first + chunk * each))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::{CacheFormat, LatentRows};
+    use crate::attention::{CacheFormat, KEYS, LatentRows};
 
     #[test]
-    fn chunks_are_whole_blocks_and_neither_many_nor_long() {
-        for context in (1..3000).chain([8192, 8193, 32_768, 131_072, 1_000_000]) {
-            let (size, chunks) = (chunk(context), context.div_ceil(chunk(context)));
-            assert!(size.is_multiple_of(KEYS) && chunks <= CHUNKS_MAX, "{context}: {chunks} of {size}");
-            assert!(size <= (context.div_ceil(CHUNKS_MAX) + KEYS).max(CHUNK_LONG + KEYS));
+    fn chunks_are_whole_blocks_and_follow_each_other() {
+        for context in (1..3000).chain([8192, 8193, 16_384, 16_385, 32_768, 131_072, 1_000_000]) {
+            let mut end = 0;
+            for index in 0..chunks(context) {
+                let tokens = chunk(context, index);
+                assert!(tokens.start == end && !tokens.is_empty(), "{context}: {tokens:?}");
+                assert!(tokens.end.is_multiple_of(KEYS) || tokens.end == context);
+                end = tokens.end;
+            }
+            assert_eq!(end, context);
         }
-        assert_eq!(
-            [64, 256, 300, 2048, 8192, 32_768].map(|context| context / chunk(context)),
-            [1, 1, 1, 8, 16, 64]
-        );
+        assert_eq!([64, 256, 300, 2048, 8192, 32_768].map(chunks), [1, 1, 2, 8, 20, 44]);
     }
 
     /// Units cover every row's context once, in rows and tokens, and partial results are apart.
@@ -165,22 +196,24 @@ mod tests {
         let caches: &[(LatentRows, Vec<u32>)] = &caches;
         // (cache, visible) of every query.
         let seen = [(0, 500), (0, 501), (1, 2500), (2, 64), (2, 1), (0, 7)];
-        for heads in [1, 16, 33, 128, 130] {
+        for (heads, threads) in [1, 16, 33, 128, 130].into_iter().flat_map(|heads| [(heads, 1), (heads, 4)]) {
             let shape = Shape { heads, latent: 3, rope: 2, rotary_stride: 2, scale: 1.0 };
             let query = |i: usize| {
                 let (cache, visible) = seen[i];
                 Query { cache: caches[cache].0.sequence(&caches[cache].1), visible, rotary: &[] }
             };
             let mut plan = Plan::default();
-            plan.make(shape, seen.len(), query);
+            plan.make(shape, seen.len(), query, threads);
             let mut covered = vec![0; seen.len() * heads];
             let mut parts = vec![];
             for unit in (0..plan.units()).map(|index| plan.unit(index)) {
                 assert!(unit.rows.len() <= ROWS_MAX);
                 assert_eq!(plan.rows(unit.vector).start, unit.rows.start);
                 for row in unit.rows.clone() {
-                    assert_eq!(covered[row], unit.tokens.start, "tokens in order");
-                    covered[row] = unit.tokens.end;
+                    for tokens in unit.chunks.clone().map(|index| chunk(unit.context, index)) {
+                        assert_eq!(covered[row], tokens.start, "tokens in order");
+                        covered[row] = tokens.end;
+                    }
                     let offset = (row - unit.rows.start) * 5;
                     parts.extend(unit.partial.map(|first| (row, first + offset)));
                 }

@@ -64,7 +64,7 @@ pub(crate) fn packed(
     }
 }
 
-pub(super) fn product(compute: &Compute, weights: &PackedMatrix, x: &[f32], rows: usize) -> Vec<f32> {
+pub(crate) fn product(compute: &Compute, weights: &PackedMatrix, x: &[f32], rows: usize) -> Vec<f32> {
     let mut activations = Activations::default();
     activations.prepare(compute, weights.format(), Rows::dense(x, weights.cols()));
     let mut y = vec![f32::NAN; rows * weights.rows()];
