@@ -28,6 +28,12 @@ pub(crate) struct ModelArgs {
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
 
+    /// The same bits whatever runs beside: an answer is the one it would be alone, however many others are answered,
+    /// however its prompt was cut, and whatever of it was cached. Long prompts take longer (the longer, the more),
+    /// and the tile unit (AMX) is not used
+    #[arg(long)]
+    pub(crate) batch_invariant: bool,
+
     /// Threads to compute with; 0 means one per processor. Results do not depend on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
@@ -156,7 +162,9 @@ impl ModelArgs {
         let compute = Compute::new(self.threads)?;
         let mut bar = LateBar::of_bytes("loading");
         let cache = self.cache.packed_cache.clone();
-        let options = LoadOptions { mtp, cache, ..LoadOptions::new(self.storage.storage()?) };
+        let batch_invariant = self.batch_invariant;
+        let options =
+            LoadOptions { mtp, cache, batch_invariant, ..LoadOptions::new(self.storage.storage()?) };
         let mut model = Model::load(&self.model, compute, options, &mut |done, total| bar.set(done, total))?;
         model.set_cache_format(self.storage.latents());
         drop(bar);

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use fathom_engine::{
     DiskCache, Engine, EngineOptions, Error, FinishReason, Finished, Grammar, Request, SamplingParams,
-    Session, Ticket, Update,
+    Session, Ticket, TokenLogprobs, Update,
 };
 use fathom_kernels::Compute;
+use fathom_kernels::attention::CacheFormat;
 use fathom_kernels::gemm::WeightFormat;
-use fathom_model::{LoadOptions, Model};
+use fathom_model::{LoadOptions, Model, Storage};
 use fathom_text::Tokenizer;
 
 fn fixture(name: &str) -> PathBuf {
@@ -20,7 +21,10 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn model(name: &str, mtp: bool) -> (Model, Arc<Tokenizer>) {
-    let options = LoadOptions { mtp, ..LoadOptions::new(WeightFormat::F32) };
+    load(name, LoadOptions { mtp, ..LoadOptions::new(WeightFormat::F32) })
+}
+
+fn load(name: &str, options: LoadOptions) -> (Model, Arc<Tokenizer>) {
     let compute = Compute::new(2).expect("threads");
     let model = Model::load(&fixture(name), compute, options, &mut |_, _| {}).expect("the fixture loads");
     (model, Arc::new(Tokenizer::from_dir(&fixture(name)).expect("it has a tokenizer")))
@@ -50,6 +54,15 @@ struct Outcome {
 }
 
 impl Answer {
+    /// The answer's tokens with their probabilities.
+    fn tokens(self) -> Vec<TokenLogprobs> {
+        let of_token = |update| match update {
+            Update::Token { token, .. } => Some(token),
+            _ => None,
+        };
+        self.0.into_iter().filter_map(of_token).collect()
+    }
+
     fn outcome(self) -> Outcome {
         let (mut tokens, mut text, mut finished) = (Vec::new(), String::new(), None);
         for update in self.0 {
@@ -130,6 +143,59 @@ fn check(name: &str, options: EngineOptions, requests: Vec<(Vec<u32>, SamplingPa
 fn many_at_a_time_are_what_each_is_alone() {
     for name in ["tiny-v2-lite", "tiny-v2", "tiny-v3"] {
         check(name, EngineOptions { step_tokens: 64, ..EngineOptions::default() }, mixed_requests());
+    }
+}
+
+/// Whatever the formats of weights and latents: an answer's tokens and their probabilities are, to the last bit, what
+/// they are alone, whoever is beside, however prompts were cut, drafts checked, sequences preempted, and whatever
+/// of an earlier turn was cached.
+#[test]
+fn batch_invariant_models_answer_the_same_bits_in_any_company() {
+    let quantized = |plan| Storage::quantized(Storage::preset(plan).expect("a plan"));
+    for (name, storage, latents) in [
+        ("tiny-v2-lite", quantized("int8"), None),
+        ("tiny-v3-mtp", quantized("int4-mixed"), Some(CacheFormat::Int8)),
+        ("tiny-v3-mtp", WeightFormat::Bf16.into(), None),
+        ("tiny-v2", WeightFormat::F32.into(), Some(CacheFormat::Fp8)),
+    ] {
+        let loaded = |mtp| {
+            let options = LoadOptions { mtp, batch_invariant: true, ..LoadOptions::new(storage.clone()) };
+            let (mut model, tokenizer) = load(name, options);
+            model.set_cache_format(latents);
+            (model, tokenizer)
+        };
+        let (model, tokenizer) = loaded(false);
+        let alone = |(prompt, params): &(Vec<u32>, SamplingParams)| {
+            let mut session = Session::new(&model, Some(&tokenizer), Vec::new(), None).expect("a session");
+            let completion = session.generate(prompt, params, &mut |_| ControlFlow::Continue(()));
+            completion.expect("it answers").tokens
+        };
+        for (step_tokens, cache_tokens) in [(512, 65_536), (48, 65_536), (40, 320)] {
+            let speculation = if name.ends_with("mtp") { 16 } else { 0 };
+            let options =
+                EngineOptions { speculation, step_tokens, cache_tokens, ..EngineOptions::default() };
+            let (model, tokenizer) = loaded(speculation > 0);
+            let engine = Engine::start(model, tokenizer.clone(), Vec::new(), options).expect("it starts");
+            // In the small cache two of four fit at first, and not to their end.
+            let mut requests = match cache_tokens {
+                320 => (0..4).map(|i| (prompt(i, 20), params(110, 0.9))).collect(),
+                _ => mixed_requests(),
+            };
+            for turn in 0..2 {
+                let answers: Vec<Answer> = requests
+                    .iter()
+                    .map(|(prompt, params)| submit(&engine, prompt.clone(), params.clone()))
+                    .collect();
+                for (index, (answer, request)) in answers.into_iter().zip(&mut requests).enumerate() {
+                    let tokens = answer.tokens();
+                    assert_eq!(tokens, alone(request), "{name} {step_tokens} turn {turn} request {index}");
+                    request.0.extend(tokens.iter().map(|token| token.token_id).chain(prompt(9, 5)));
+                }
+            }
+            let statistics = engine.statistics();
+            let tested = if cache_tokens == 320 { statistics.preemptions } else { statistics.cached_tokens };
+            assert!(tested > 0, "or it does not test what it says: {statistics:?}");
+        }
     }
 }
 

@@ -46,6 +46,13 @@ impl Compute {
         Ok(Self { isa, pool })
     }
 
+    /// The same without the tile unit: there, sums of few rows and of many have different roundings; elsewhere a
+    /// row's products are the same alone and among others.
+    pub fn without_tiles(mut self) -> Self {
+        self.isa = self.isa.min(Isa::Avx512);
+        self
+    }
+
     /// The instruction set all kernels use.
     pub fn isa(&self) -> Isa {
         self.isa

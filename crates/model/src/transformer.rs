@@ -28,6 +28,7 @@ pub struct Model {
     floats: WeightFormat,
     /// How latents are cached, if somebody chose.
     cached: Option<CacheFormat>,
+    batch_invariant: bool,
     packed_cache: CacheOutcome,
     pub(crate) weights: Weights,
     pub(crate) rope: Rope,
@@ -36,7 +37,7 @@ pub struct Model {
 /// How a forward pass runs.
 #[derive(Default)]
 pub struct ForwardOptions<'a> {
-    /// Forces a form of attention; by cost if `None`.
+    /// Forces a form of attention; if `None`, MQA mode in a batch-invariant model, and else by cost.
     pub attention_form: Option<AttentionForm>,
     /// Told what is computed on the way.
     pub observer: Option<Observer<'a>>,
@@ -50,6 +51,8 @@ impl Model {
     /// # Errors
     /// If the configuration or a tensor is missing, damaged, of the wrong shape or not supported.
     pub fn load(dir: &Path, compute: Compute, options: LoadOptions, progress: Progress<'_>) -> Result<Self> {
+        let batch_invariant = options.batch_invariant;
+        let compute = if batch_invariant { compute.without_tiles() } else { compute };
         let config = Config::read(dir)?;
         let checkpoint = config.open_checkpoint(dir)?;
         let request = Request {
@@ -68,6 +71,7 @@ impl Model {
             compute,
             floats: options.storage.floats,
             cached: None,
+            batch_invariant,
             packed_cache,
             weights,
             rope,
@@ -82,6 +86,12 @@ impl Model {
     /// What the model computes on.
     pub fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    /// Whether a token's logits do not depend on what is computed beside it
+    /// ([`LoadOptions::batch_invariant`]).
+    pub fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant
     }
 
     /// Whether the weights came from a packed cache, or one was written.
@@ -210,7 +220,7 @@ impl Model {
         let (normed, delta) = (room(normed, rows * hidden), room(delta, rows * hidden));
 
         rmsnorm(compute, Rows::dense(x, hidden), &layer.input_layernorm, config.rms_norm_eps, normed);
-        let form = options.attention_form;
+        let form = options.attention_form.or(self.batch_invariant.then_some(AttentionForm::Absorbed));
         let block = Attention { compute, config, batch, form };
         block.forward(&layer.attention, &mut cache.layers[index], normed, attention, delta);
         if let Some(observer) = &mut options.observer {

@@ -42,6 +42,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     cache: CacheArgs,
 
+    /// Compute as `serve --batch-invariant` does: what do the same bits in any company cost?
+    #[arg(long)]
+    batch_invariant: bool,
+
     /// Threads to compute with; 0 means one per processor
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -130,6 +134,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         model: dir.clone(),
         storage: args.storage.clone(),
         cache: args.cache.clone(),
+        batch_invariant: args.batch_invariant,
         threads: args.threads,
     };
     // Before minutes of loading.

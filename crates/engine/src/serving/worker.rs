@@ -457,7 +457,9 @@ fn fingerprint(model: &Model, cache: &mut LatentCache) -> Result<String> {
     let segment = Segment { sequence: &mut sequence, tokens: &tokens, logits: LogitRows::Last };
     let mut workspace = Workspace::default();
     let logits = model.forward(&mut workspace, cache, &mut [segment], ForwardOptions::default())?;
-    let mut hash = Sha256::new_with_prefix(format!("{} {:?}", model.cache_format(), model.config()));
+    let arithmetic = if model.is_batch_invariant() { "batch-invariant " } else { "" };
+    let mut hash =
+        Sha256::new_with_prefix(format!("{arithmetic}{} {:?}", model.cache_format(), model.config()));
     logits.iter().for_each(|logit| hash.update(logit.to_le_bytes()));
     let mut latents = Vec::new();
     cache.copy_block(0, &mut latents);

@@ -255,9 +255,8 @@ fn a_query_is_the_same_alone_and_among_others() {
         let each = heads * layer.case.value;
         for isa in Isa::available() {
             for format in [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Int8] {
-                let attend = |queries, threads| {
-                    layer.absorbed(&Compute::with_isa(isa, threads), format, queries)
-                };
+                let attend =
+                    |queries, threads| layer.absorbed(&Compute::with_isa(isa, threads), format, queries);
                 let first = tokens - 70;
                 let all = attend(first..tokens, 2);
                 for token in [first, first + 1, tokens - 33, tokens - 1] {

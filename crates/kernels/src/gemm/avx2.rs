@@ -7,9 +7,9 @@
 use fathom_numeric::blocks::BlockFormat;
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_and_si128, _mm_cvtepi8_epi16, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch,
-    _mm_set1_epi16, _mm_slli_epi16, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm_set1_epi16, _mm_slli_epi16, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 use super::{Operand, PANEL, Tile, WeightFormat};

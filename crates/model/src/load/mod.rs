@@ -27,12 +27,22 @@ pub struct LoadOptions {
     pub cache: CacheUse,
     /// [`CacheUse::Auto`] writes none for fewer bytes of packed weights.
     pub cache_from_bytes: usize,
+    /// Logits of a token are the same, bit for bit, whatever else is computed beside it and however its sequence
+    /// was cut: attention stays in MQA mode, and the tile unit is not used. Off, prompts are faster, and roundings
+    /// may differ.
+    pub batch_invariant: bool,
 }
 
 impl LoadOptions {
     /// Weights held so, without MTP layers and without a packed cache.
     pub fn new(storage: impl Into<Storage>) -> Self {
-        Self { storage: storage.into(), mtp: false, cache: CacheUse::Off, cache_from_bytes: 256 << 20 }
+        Self {
+            storage: storage.into(),
+            mtp: false,
+            cache: CacheUse::Off,
+            cache_from_bytes: 256 << 20,
+            batch_invariant: false,
+        }
     }
 }
 
