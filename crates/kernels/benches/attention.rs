@@ -5,7 +5,7 @@
 //! all layers, operations per second, and the share of the f32 rate that the multipliers reach in
 //! registers, measured beside every case because shared machines drift. Of int8 the share may exceed
 //! 100 %: its multiplier does four times as much. `-- 4` runs on four threads, `-- quick` takes only
-//! the cases that decide. Layers have caches of their own, so that latents come from memory.
+//! the cases that decide, `-- quick decode v2 bf16` those of them whose line has these words. Layers have caches of their own, so that latents come from memory.
 
 use std::time::Instant;
 
@@ -46,6 +46,11 @@ fn main() {
     }
     let threads = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(0);
     let quick = arguments.iter().any(|argument| argument == "quick");
+    let words: Vec<&String> = arguments
+        .iter()
+        .filter(|a| !a.starts_with('-') && *a != "quick" && a.parse::<usize>().is_err())
+        .collect();
+    let asked = |line: String| words.iter().all(|word| line.contains(word.as_str()));
     println!(
         "{:<18} {:<9} {:>6} {:>7} {:>5} {:>7} {:>10} {:>10} {:>6} {:>7}",
         "model", "what", "cache", "context", "batch", "isa", "ms/step", "GFLOP/s", "of f32", "spread"
@@ -63,13 +68,14 @@ fn main() {
                 (V3, 2048, 1),
                 (V3, 8192, 1),
             ] {
-                if !quick || (context == 8192 && batch == 1 && format != CacheFormat::F32) {
+                let decides = context == 8192 && batch == 1 && format != CacheFormat::F32;
+                if (decides || !quick) && asked(format!("{} decode {format}", dims.name)) {
                     decode(&compute, dims, format, context, batch);
                 }
             }
         }
         for (dims, tokens) in [(V2_LITE, 512), (V2_LITE, 2048), (V2_LITE, 8192), (V3, 2048)] {
-            if !quick || tokens == 2048 {
+            if (!quick || tokens == 2048) && asked(format!("{} prefill", dims.name)) {
                 prefill(&compute, dims, tokens);
             }
         }

@@ -9,7 +9,7 @@
 //! apart as all heads are wide, usually a power of two, and a cache would hold eight of them.
 
 #[cfg(target_arch = "x86_64")]
-mod tiles;
+mod halves;
 
 use std::ops::Range;
 
@@ -40,8 +40,7 @@ pub struct Shape {
     pub value: usize,
     /// What scores are multiplied by.
     pub scale: f32,
-    /// Products of f32 numbers even where a tile unit would multiply them in bf16: for models whose
-    /// weights are f32.
+    /// Products of f32 numbers even where those of bf16 are faster: for models whose weights are f32.
     pub exact: bool,
 }
 
@@ -177,8 +176,8 @@ impl Unit<'_> {
             sums.fill(0.0);
         }
         #[cfg(target_arch = "x86_64")]
-        if self.compute.isa == crate::Isa::Amx && !self.shape.exact && tiles::fits(self.shape) {
-            return self.attend_in_tiles(q, keys, scratch, (running, sums));
+        if super::halves::Unit::available(self.compute.isa) && !self.shape.exact && halves::fits(self.shape) {
+            return self.attend_in_halves(q, keys, scratch, (running, sums));
         }
         self.attend_in_floats(q, keys, scratch, (running, sums));
     }

@@ -37,12 +37,12 @@ mod avx512;
 mod cache;
 pub mod expanded;
 mod format;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 mod scalar;
 mod softmax;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 

@@ -448,31 +448,41 @@ fn threads_do_not_change_a_bit() {
     }
 }
 
-/// Both forms on the tile unit, or its emulator: exact but for the rounding of queries, keys and weights.
+/// Both forms by products of bf16, on the tile unit (or its emulator) and in lanes: exact but for the rounding of
+/// queries, keys and weights.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
-fn tiles_compute_the_equation_in_bf16() {
+fn products_of_bf16_compute_the_equation() {
     if crate::Isa::best() < crate::Isa::Avx512 {
         // What stands around the tiles is AVX-512 code, which nothing emulates.
         return;
     }
     crate::gemm::emulate_amx();
+    for isa in [Isa::Amx, Isa::Avx512].into_iter().filter(|&isa| halves::Unit::available(isa)) {
+        check_halves(isa);
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn check_halves(isa: Isa) {
     for (heads, nope, value, latent, rope, tokens) in [
         (16, 32, 32, 64, 32, 200),
         (5, 64, 96, 96, 32, 65),
         (33, 32, 64, 32, 64, 400),
         (1, 32, 32, 64, 64, 1),
+        // Rows as far apart as those of the released models.
+        (3, 128, 128, 512, 64, 70),
     ] {
         let layer = Layer::new(Case { heads, nope, rope, value, latent, tokens });
         let pool = crate::pool::ThreadPool::new(2).expect("a thread");
-        let compute = Compute { isa: Isa::Amx, pool };
+        let compute = Compute { isa, pool };
         let expected = layer.expected();
         let norm = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
         let check = |actual: Vec<f32>, expected: &[f32], case: &str| {
             assert_eq!(actual.len(), expected.len());
             let difference: Vec<f32> = actual.iter().zip(expected).map(|(a, e)| a - e).collect();
             let relative = norm(&difference) / norm(expected);
-            assert!(relative < 0.01, "{case} {heads}×{latent}: {relative} of the output");
+            assert!(relative < 0.01, "{isa} {case} {heads}×{latent}: {relative} of the output");
         };
         for first in [0, tokens / 2, tokens - 1] {
             let expected = &expected[first * heads * value..];

@@ -15,9 +15,9 @@
 #[cfg(target_arch = "x86_64")]
 mod bytes;
 mod floats;
-mod plan;
 #[cfg(target_arch = "x86_64")]
-mod tiles;
+mod halves;
+mod plan;
 
 use super::format::{Block, Layout};
 use super::softmax::{LOG2_E, Running, exp2};
@@ -224,9 +224,9 @@ enum Arithmetic {
     /// Products of bytes over an int8 cache.
     #[cfg(target_arch = "x86_64")]
     Bytes,
-    /// Products of bf16 tiles over a bf16 cache.
+    /// Products of bf16 over a bf16 cache.
     #[cfg(target_arch = "x86_64")]
-    Tiles,
+    Halves,
 }
 
 impl Arithmetic {
@@ -235,7 +235,9 @@ impl Arithmetic {
             #[cfg(target_arch = "x86_64")]
             CacheFormat::Int8 if super::vnni::available(isa) => Arithmetic::Bytes,
             #[cfg(target_arch = "x86_64")]
-            CacheFormat::Bf16 if isa == Isa::Amx && tiles::fits(layout) => Arithmetic::Tiles,
+            CacheFormat::Bf16 if super::halves::Unit::available(isa) && halves::fits(layout) => {
+                Arithmetic::Halves
+            }
             _ => Arithmetic::Floats,
         }
     }
@@ -247,7 +249,7 @@ impl Arithmetic {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Bytes => bytes::packed_len(shape),
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Tiles => tiles::packed_len(shape),
+            Arithmetic::Halves => halves::packed_len(shape),
         }
     }
 
@@ -258,7 +260,7 @@ impl Arithmetic {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Bytes => bytes::cols(shape),
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Tiles => shape.latent,
+            Arithmetic::Halves => shape.latent,
         }
     }
 
@@ -276,7 +278,7 @@ impl Arithmetic {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Bytes => bytes::attend(isa, shape, rows, queries, running, scratch),
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Tiles => tiles::attend(isa, shape, rows, queries, running, scratch),
+            Arithmetic::Halves => halves::attend(isa, shape, rows, queries, running, scratch),
         }
     }
 }
@@ -334,7 +336,7 @@ impl<'a, F: Fn(usize) -> Query<'a> + Sync> Call<'_, F> {
                 #[cfg(target_arch = "x86_64")]
                 Arithmetic::Bytes => bytes::pack(isa, rows, self.shape, scale, out),
                 #[cfg(target_arch = "x86_64")]
-                Arithmetic::Tiles => tiles::pack(isa, rows, scale, out),
+                Arithmetic::Halves => halves::pack(isa, rows, scale, out),
             }
         });
     }

@@ -1,22 +1,23 @@
-//! A unit over a bf16 cache on the AMX tile unit. Keys are multiplied where they lie in the cache.
+//! A unit over a bf16 cache where products of bf16 are fast. Keys are multiplied where they lie in the cache.
 //!
-//! A packed vector of 16 queries is `[width / 2, 16, 2]` bf16, which is what the unit takes on the right.
+//! A packed vector of 16 queries is `[width / 2, 16, 2]` bf16.
 
 use fathom_numeric::round;
 
 use super::{LANES, Rows, Shape};
 use crate::Isa;
 use crate::attention::format::Layout;
+use crate::attention::halves::{self, Unit};
 use crate::attention::softmax::{self, Running};
-use crate::attention::{CacheFormat, KEYS, tiles};
+use crate::attention::{CacheFormat, KEYS};
 use crate::math::{multiply_by, per_isa};
 use crate::memory::Scratch;
 
-/// Whether the unit takes rows of this layout as they are.
+/// Whether rows of this layout are multiplied as they are.
 pub(super) fn fits(layout: Layout) -> bool {
     layout.format == CacheFormat::Bf16
-        && layout.latent.is_multiple_of(tiles::COLS)
-        && layout.width().is_multiple_of(tiles::STEP)
+        && layout.latent.is_multiple_of(halves::COLS)
+        && layout.width().is_multiple_of(halves::STEP)
         && layout.latent > 0
 }
 
@@ -58,33 +59,39 @@ pub(super) fn attend<'s>(
 ) -> &'s mut [f32] {
     let (vectors, cols, width) = (rows.vectors, shape.latent, shape.width());
     let [pairs, weights, rounded, sums] = scratch.floats([
-        KEYS / 2 * tiles::pair_stride(cols),
+        KEYS / 2 * halves::pair_stride(cols),
         vectors * KEYS * LANES,
-        vectors * tiles::WEIGHTS,
+        vectors * halves::WEIGHTS,
         vectors * LANES * cols,
     ]);
     let (pairs, rounded): (&mut [u32], &mut [u32]) =
         (bytemuck::cast_slice_mut(pairs), bytemuck::cast_slice_mut(rounded));
     let queries: &[u16] = bytemuck::cast_slice(queries);
     sums.fill(0.0);
-    // SAFETY: this arithmetic is chosen only where the unit is.
-    let unit = unsafe { tiles::Unit::new() };
+    let unit = Unit::of(isa);
     for first in rows.tokens.clone().step_by(KEYS) {
         let count = KEYS.min(rows.tokens.end - first);
         let keys: &[u16] = bytemuck::cast_slice(rows.cache.block(first / KEYS).bytes);
         let next = rows.next_block(first).map_or(&[][..], |next| next.bytes);
-        tiles::scores(&unit, keys, width, width, queries, weights);
-        tiles::interleave(keys, width, count, cols, next, pairs);
+        unit.scores((keys, width), count, width, queries, next, weights);
+        halves::interleave(
+            keys,
+            width,
+            count,
+            cols,
+            if matches!(unit, Unit::Tiles(_)) { next } else { &[] },
+            pairs,
+        );
         for (vector, running) in running.iter_mut().enumerate() {
             let (weights, _) = weights[vector * KEYS * LANES..].as_chunks_mut::<LANES>();
             let (seen, mut keep) = (rows.seen(vector, first, count), [0.0; LANES]);
             softmax::absorb(isa, &mut weights[..count], &seen, running, &mut keep);
-            tiles::weights(&weights[..count], &mut rounded[vector * tiles::WEIGHTS..][..tiles::WEIGHTS]);
+            halves::weights(&weights[..count], &mut rounded[vector * halves::WEIGHTS..][..halves::WEIGHTS]);
             for (lane, keep) in keep.into_iter().enumerate().filter(|(_, keep)| *keep != 1.0) {
                 multiply_by(isa, &mut sums[(vector * LANES + lane) * cols..][..cols], keep);
             }
         }
-        tiles::mix(&unit, rounded, pairs, cols, sums);
+        unit.mix(rounded, pairs, count, cols, sums);
     }
     sums
 }

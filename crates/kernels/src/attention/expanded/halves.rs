@@ -1,4 +1,4 @@
-//! A unit on the AMX tile unit: keys and values are rounded to bf16 while they are staged.
+//! A unit where products of bf16 are fast: keys and values are rounded to bf16 while they are staged.
 
 use std::ops::Range;
 
@@ -6,15 +6,15 @@ use fathom_numeric::round;
 
 use super::{Keys, LANES, Shape, Unit, VECTORS};
 use crate::attention::softmax::{self, Running};
-use crate::attention::{KEYS, tiles};
+use crate::attention::{KEYS, halves};
 use crate::gemm::Rows;
 use crate::math::{multiply_by, per_isa};
 use crate::memory::Scratch;
 
-/// Whether whole tiles cover these heads.
+/// Whether whole steps cover these heads.
 pub(super) fn fits(shape: Shape) -> bool {
     let dim = shape.query();
-    dim > 0 && dim.is_multiple_of(tiles::STEP) && shape.value > 0 && shape.value.is_multiple_of(tiles::COLS)
+    dim > 0 && dim.is_multiple_of(halves::STEP) && shape.value > 0 && shape.value.is_multiple_of(halves::COLS)
 }
 
 /// Numbers from one staged row to the next: an odd count of cache lines.
@@ -24,7 +24,7 @@ fn stride(cols: usize) -> usize {
 
 impl Unit<'_> {
     /// As [`Unit::attend_in_floats`].
-    pub(super) fn attend_in_tiles(
+    pub(super) fn attend_in_halves(
         &self,
         q: Rows<'_>,
         keys: Keys<'_>,
@@ -38,16 +38,15 @@ impl Unit<'_> {
             VECTORS * LANES * dim / 2,
             KEYS * key_stride / 2,
             KEYS * value_stride / 2,
-            KEYS / 2 * tiles::pair_stride(cols),
+            KEYS / 2 * halves::pair_stride(cols),
             VECTORS * KEYS * LANES,
-            VECTORS * tiles::WEIGHTS,
+            VECTORS * halves::WEIGHTS,
         ]);
         let [packed, near_keys, near_values] =
             [packed, near_keys, near_values].map(bytemuck::cast_slice_mut::<f32, u16>);
         let [pairs, rounded] = [pairs, rounded].map(bytemuck::cast_slice_mut::<f32, u32>);
         self.pack_pairs(q, &mut packed[..all * LANES * dim]);
-        // SAFETY: this way is taken only where the unit is.
-        let unit = unsafe { tiles::Unit::new() };
+        let unit = halves::Unit::of(isa);
         for first in (0..self.seen(keys)).step_by(KEYS) {
             let count = KEYS.min(self.seen(keys) - first);
             let blind = self.blind(keys, first);
@@ -58,27 +57,24 @@ impl Unit<'_> {
                 (near_values, value_stride),
             );
             let weights = &mut weights[..(all - blind) * KEYS * LANES];
-            let rounded = &mut rounded[..(all - blind) * tiles::WEIGHTS];
-            tiles::scores(
-                &unit,
-                near_keys,
-                key_stride,
-                dim,
-                &packed[blind * LANES * dim..all * LANES * dim],
-                weights,
-            );
-            tiles::interleave(near_values, value_stride, count, cols, &[], pairs);
+            let rounded = &mut rounded[..(all - blind) * halves::WEIGHTS];
+            let packed = &packed[blind * LANES * dim..all * LANES * dim];
+            unit.scores((near_keys, key_stride), count, dim, packed, &[], weights);
+            halves::interleave(near_values, value_stride, count, cols, &[], pairs);
             let sums = &mut sums[blind * LANES * cols..all * LANES * cols];
             for (vector, running) in running[blind..all].iter_mut().enumerate() {
                 let (weights, _) = weights[vector * KEYS * LANES..].as_chunks_mut::<LANES>();
                 let (visible, mut keep) = (self.visible(keys, first, count, blind + vector), [0.0; LANES]);
                 softmax::absorb(isa, &mut weights[..count], &visible, running, &mut keep);
-                tiles::weights(&weights[..count], &mut rounded[vector * tiles::WEIGHTS..][..tiles::WEIGHTS]);
+                halves::weights(
+                    &weights[..count],
+                    &mut rounded[vector * halves::WEIGHTS..][..halves::WEIGHTS],
+                );
                 for (lane, keep) in keep.into_iter().enumerate().filter(|(_, keep)| *keep != 1.0) {
                     multiply_by(isa, &mut sums[(vector * LANES + lane) * cols..][..cols], keep);
                 }
             }
-            tiles::mix(&unit, rounded, pairs, cols, sums);
+            unit.mix(rounded, pairs, count, cols, sums);
         }
     }
 

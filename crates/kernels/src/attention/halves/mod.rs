@@ -1,18 +1,16 @@
-//! The two products of a block of bf16 keys on the AMX tile unit.
+//! The two products of a block of keys in bf16: on the tile unit, or two numbers to a 32-bit lane.
 //!
-//! `scores`: 16 keys × 32 numbers straight from the cache (its rows are what the unit takes on the
-//! left) times 32 numbers × 16 rows of queries (packed in pairs) into 16 × 16 scores, keys down, rows
-//! in the lanes as everywhere. `mix`: 16 rows × 32 weights times 32 keys × 16 columns, for which two
-//! keys at a time are interleaved once per block and all rows.
+//! `scores`: keys straight from the cache, which has their numbers in pairs, times queries packed in pairs,
+//! `[dim / 2, 16 rows, 2]`, into `[keys, 16 rows]` as everywhere. `mix`: weights `[16 rows, keys]` times
+//! values of which two keys at a time are interleaved, once per block and all rows.
 //!
-//! Queries and weights are rounded to bf16, as activations are before every product with bf16
-//! weights; sums are f32.
-//!
-//! **Roofline** (Sapphire Rapids): 1,088 tile products per block of 64 keys and 128 rows, 16 cycles
-//! each, against 73 KB of cache at 16 bytes per cycle from memory for 16 rows: at 16 rows the memory
-//! is the limit, at 128 the unit.
+//! Queries and weights are rounded to bf16, as activations are before every product with bf16 weights;
+//! sums are f32.
+#![allow(clippy::needless_range_loop, reason = "indices also address rows behind pointers")]
 
-use std::arch::asm;
+mod lanes;
+mod tiles;
+
 use std::arch::x86_64::{
     __m512i, _MM_HINT_T1, _mm_prefetch, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
     _mm512_loadu_ps, _mm512_loadu_si512, _mm512_or_si512, _mm512_permutex2var_epi16, _mm512_set1_epi32,
@@ -21,12 +19,12 @@ use std::arch::x86_64::{
 };
 
 use super::{KEYS, LANES};
-use crate::gemm::AmxShape;
+use crate::Isa;
 
-/// Numbers of keys and queries in one product of tiles.
+/// Numbers of keys and queries that are taken at a time.
 pub(super) const STEP: usize = 32;
 
-/// Columns that [`mix`] takes at a time.
+/// Columns that [`Unit::mix`] takes at a time.
 pub(super) const COLS: usize = 32;
 
 /// Words from one pair of interleaved keys to the next: an odd count of cache lines.
@@ -34,66 +32,69 @@ pub(super) fn pair_stride(cols: usize) -> usize {
     cols + if (cols / 16).is_multiple_of(2) { 16 } else { 0 }
 }
 
-/// The unit, set up for whole tiles; given back when dropped, so that context switches need not save it.
-pub(super) struct Unit(());
+/// What multiplies.
+pub(super) enum Unit {
+    Tiles(tiles::Unit),
+    /// `vdpbf16ps`: two products to a lane.
+    Lanes,
+}
 
 impl Unit {
-    /// # Safety
-    /// The CPU has AMX (in tests, or an emulator).
-    pub(super) unsafe fn new() -> Self {
-        // SAFETY: this function's contract; 16 rows of 64 bytes are the largest tile.
-        unsafe { AmxShape::of([(16, 64); 8]).load() };
-        Unit(())
+    /// Whether there is one.
+    pub(super) fn available(isa: Isa) -> bool {
+        isa == Isa::Amx || isa == Isa::Avx512 && lanes::available()
     }
-}
 
-impl Drop for Unit {
-    fn drop(&mut self) {
-        // SAFETY: there is a unit, or this could not have been made.
-        unsafe { crate::gemm::amx_release() };
+    /// The better one, set up. Threads of their own have units of their own.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(super) fn of(isa: Isa) -> Self {
+        assert!(Self::available(isa));
+        match isa {
+            // SAFETY: an Isa is in use only where it was detected, or emulated.
+            Isa::Amx => Unit::Tiles(unsafe { tiles::Unit::new() }),
+            _ => Unit::Lanes,
+        }
     }
-}
 
-/// `out [vectors, KEYS, LANES] = keys · queries`. `keys` are the rows of a whole block, `key_stride`
-/// numbers apart; `queries [vectors, dim / 2, LANES, 2]` bf16.
-pub(super) fn scores(
-    _: &Unit,
-    keys: &[u16],
-    key_stride: usize,
-    dim: usize,
-    queries: &[u16],
-    out: &mut [f32],
-) {
-    assert!(dim > 0 && dim.is_multiple_of(STEP) && dim <= key_stride && keys.len() >= KEYS * key_stride);
-    let vectors = out.len() / (KEYS * LANES);
-    assert!(out.len() == vectors * KEYS * LANES && queries.len() == vectors * dim * LANES);
-    for (out, queries) in out.chunks_exact_mut(KEYS * LANES).zip(queries.chunks_exact(dim * LANES)) {
-        // SAFETY: four tiles of 16 keys and the vector's queries lie in memory, by the asserts; the
-        // unit is set up for whole tiles.
+    /// `out [vectors, KEYS, LANES] = keys · queries`, for the first `count` keys (what is beyond them is
+    /// unspecified). `keys` are the rows of a whole block, `key_stride` numbers apart;
+    /// `queries [vectors, dim / 2, LANES, 2]` bf16.
+    pub(super) fn scores(
+        &self,
+        (keys, key_stride): (&[u16], usize),
+        count: usize,
+        dim: usize,
+        queries: &[u16],
+        ahead: &[u8],
+        out: &mut [f32],
+    ) {
+        assert!(dim > 0 && dim.is_multiple_of(STEP) && dim <= key_stride && keys.len() >= KEYS * key_stride);
+        let vectors = out.len() / (KEYS * LANES);
+        assert!(out.len() == vectors * KEYS * LANES && queries.len() == vectors * dim * LANES);
+        assert!(count <= KEYS);
+        // SAFETY: the asserts above, and there is what multiplies.
         unsafe {
-            asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [rsi + r11]",
-                "tileloadd tmm5, [rdi + rdx]", "tdpbf16ps tmm0, tmm5, tmm4",
-                "tileloadd tmm6, [rcx + rdx]", "tdpbf16ps tmm1, tmm6, tmm4",
-                "tileloadd tmm7, [r8 + rdx]", "tdpbf16ps tmm2, tmm7, tmm4",
-                "tileloadd tmm5, [r9 + rdx]", "tdpbf16ps tmm3, tmm5, tmm4",
-                "add rdi, 64", "add rcx, 64", "add r8, 64", "add r9, 64", "add rsi, 1024",
-                "dec rax", "jnz 2b",
-                "tilestored [r10 + r11], tmm0", "tilestored [r10 + r11 + 1024], tmm1",
-                "tilestored [r10 + r11 + 2048], tmm2", "tilestored [r10 + r11 + 3072], tmm3",
-                inout("rdi") keys.as_ptr() => _,
-                inout("rcx") keys.as_ptr().add(16 * key_stride) => _,
-                inout("r8") keys.as_ptr().add(32 * key_stride) => _,
-                inout("r9") keys.as_ptr().add(48 * key_stride) => _,
-                inout("rsi") queries.as_ptr() => _,
-                in("rdx") 2 * key_stride, in("r11") 64usize, in("r10") out.as_mut_ptr(),
-                inout("rax") dim / STEP => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack)
-            );
+            match self {
+                Unit::Tiles(unit) => unit.scores(keys, key_stride, dim, queries, out),
+                Unit::Lanes => lanes::scores((keys, key_stride), count, dim, queries, ahead, out),
+            }
+        }
+    }
+
+    /// `out [vectors · LANES, cols] += weights · values` of the first `count` keys, `weights [vectors, WEIGHTS]`
+    /// from [`weights`], `values` from [`interleave`].
+    pub(super) fn mix(&self, weights: &[u32], values: &[u32], count: usize, cols: usize, out: &mut [f32]) {
+        let stride = pair_stride(cols);
+        assert!(cols > 0 && cols.is_multiple_of(COLS) && values.len() >= KEYS / 2 * stride && count <= KEYS);
+        assert!(weights.len().is_multiple_of(WEIGHTS) && out.len() == weights.len() / WEIGHTS * LANES * cols);
+        // SAFETY: the asserts above, and there is what multiplies.
+        unsafe {
+            match self {
+                Unit::Tiles(unit) => unit.mix(weights, values, cols, out),
+                Unit::Lanes => lanes::mix(weights, values, count, cols, out),
+            }
         }
     }
 }
@@ -110,7 +111,7 @@ pub(super) fn interleave(
 ) {
     assert!(cols.is_multiple_of(COLS) && cols <= key_stride && count <= KEYS);
     assert!(keys.len() >= KEYS * key_stride && out.len() >= KEYS / 2 * pair_stride(cols));
-    // SAFETY: the asserts above; a CPU with AMX has AVX-512 BW.
+    // SAFETY: the asserts above; what has a unit has AVX-512 BW.
     unsafe { interleave_pairs(keys, key_stride, count, cols, ahead, out) }
 }
 
@@ -168,7 +169,7 @@ pub(super) const WEIGHTS: usize = LANES * KEYS / 2;
 /// Weights of one vector, `[count, LANES]`, to bf16 `[LANES, KEYS]`; those of keys from `count` on are 0.
 pub(super) fn weights(weights: &[[f32; LANES]], out: &mut [u32]) {
     assert!(weights.len() <= KEYS && out.len() == WEIGHTS);
-    // SAFETY: the asserts above; a CPU with AMX has AVX-512 F.
+    // SAFETY: the asserts above; what has a unit has AVX-512 F.
     unsafe { round_weights(weights, out) }
 }
 
@@ -232,39 +233,4 @@ unsafe fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
     }
     out
-}
-
-/// `out [vectors · LANES, cols] += weights · values`, `weights [vectors, WEIGHTS]` from [`weights`],
-/// `values` from [`interleave`].
-pub(super) fn mix(_: &Unit, weights: &[u32], values: &[u32], cols: usize, out: &mut [f32]) {
-    let stride = pair_stride(cols);
-    assert!(cols > 0 && cols.is_multiple_of(COLS) && values.len() >= KEYS / 2 * stride);
-    assert!(weights.len().is_multiple_of(WEIGHTS) && out.len() == weights.len() / WEIGHTS * LANES * cols);
-    for (out, weights) in out.chunks_exact_mut(LANES * cols).zip(weights.chunks_exact(WEIGHTS)) {
-        // SAFETY: two tiles of 32 weights of 16 rows, two tiles of 16 pairs of keys at each of `cols /
-        // 16` columns, and as many tiles of sums lie in memory, by the asserts; the unit is set up for
-        // whole tiles.
-        unsafe {
-            asm!(
-                "tileloadd tmm6, [rsi + r8]", "tileloadd tmm7, [rsi + r8 + 64]",
-                "2:",
-                "tileloadd tmm0, [r10 + r11]", "tileloadd tmm1, [r10 + r11 + 64]",
-                "tileloadd tmm2, [rdi + rdx]", "tdpbf16ps tmm0, tmm6, tmm2",
-                "tileloadd tmm3, [rdi + rdx + 64]", "tdpbf16ps tmm1, tmm6, tmm3",
-                "tileloadd tmm4, [rcx + rdx]", "tdpbf16ps tmm0, tmm7, tmm4",
-                "tileloadd tmm5, [rcx + rdx + 64]", "tdpbf16ps tmm1, tmm7, tmm5",
-                "tilestored [r10 + r11], tmm0", "tilestored [r10 + r11 + 64], tmm1",
-                "add r10, 128", "add rdi, 128", "add rcx, 128",
-                "dec rax", "jnz 2b",
-                in("rsi") weights.as_ptr(), in("r8") 2 * KEYS,
-                inout("rdi") values.as_ptr() => _, inout("rcx") values.as_ptr().add(16 * stride) => _,
-                in("rdx") 4 * stride,
-                inout("r10") out.as_mut_ptr() => _, in("r11") 4 * cols,
-                inout("rax") cols / COLS => _,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack)
-            );
-        }
-    }
 }
