@@ -1,23 +1,58 @@
 //! Integer products in 16 lanes of i32 with `vpdpbusd`: four products per lane and instruction.
 //!
-//! Few rows: up to 4 panels as parallel streams, prefetched 1 KiB ahead. Many: 3 rows by 4 panels, 12
-//! integer and 12 float sums; a stretch of 4 panels over 256 columns stays in the first-level cache.
+//! Few rows: up to 8 at a time straight from the panel, which is read once and stays near for the next 8. Many: 3
+//! rows by 4 panels, 12 integer and 12 float sums; a stretch of 4 panels over 256 columns stays in the first-level
+//! cache.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    __cpuid, __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch,
+    _mm256_loadu_si256, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
 };
+
+use std::sync::LazyLock;
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
 use super::{SCALES_MAX, Tile, Unpacked};
 use crate::gemm::PANEL;
 
-/// How far ahead of its use a weight line is prefetched, in bytes.
-const AHEAD: usize = 1024;
+/// Rows up to which a panel is not unpacked.
+const FEW_ROWS: usize = 32;
+
+/// Rows that are multiplied at a time straight from the panel: 8 integer and 8 float sums fit the registers
+/// beside what decoding takes; with two scales to a run, 6 and 6.
+const fn rows_at_a_time(per_run: usize) -> usize {
+    if per_run == 1 { 8 } else { 6 }
+}
+
+/// How memory is read best.
+#[derive(Clone, Copy)]
+struct Reading {
+    /// Panels side by side with one row, and with 2 to 4. What is left over goes panel by panel, as more rows do.
+    streams: [usize; 2],
+    /// How far ahead of its use a weight line is prefetched, in bytes.
+    ahead: usize,
+}
+
+impl Reading {
+    /// Measured (docs/LOG.md): Intel's prefetchers follow four streams best; Zen 5 reads one a quarter faster than
+    /// four, and keeps twice as many lines under way.
+    fn here() -> Self {
+        static HERE: LazyLock<Reading> = LazyLock::new(|| {
+            let vendor = __cpuid(0);
+            let amd =
+                [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
+            match amd {
+                true => Reading { streams: [1, 1], ahead: 4096 },
+                false => Reading { streams: [4, 2], ahead: 1024 },
+            }
+        });
+        *HERE
+    }
+}
 
 /// Rows of a strip of the unpacked product.
 const STRIP: usize = 3;
@@ -27,111 +62,143 @@ pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512vnni")
 }
 
-pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) {
+/// `false` if there are too many rows: unpacking is then worth its while.
+pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
+    if tile.rows > FEW_ROWS {
+        return false;
+    }
     with_format!(tile.format, F => by_panels::<F>(tile, block));
+    true
 }
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
-    // One row: four streams. More rows: two, so that the sums stay in registers. What is left over goes
-    // panel by panel: every pair of numbers here is made for every format.
-    let step = if tile.rows == 1 { 4 } else { 2 };
+    let Reading { streams: [one, some], ahead } = Reading::here();
+    let streams = match tile.rows {
+        1 => one,
+        2..=4 => some,
+        _ => 1,
+    };
+    let each = tile.rows.div_ceil(tile.rows.div_ceil(rows_at_a_time(F::SCALES.per_run())));
     let mut panel = 0;
     while panel < tile.panels {
-        let out = block[panel * PANEL..].as_mut_ptr();
-        let panels = if tile.panels - panel >= step { step } else { 1 };
-        // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; `available` said that
-        // the CPU has the instructions.
-        unsafe {
-            match (tile.rows, panels) {
-                (1, 1) => rows::<F, 1, 1>(tile, panel, out),
-                (1, _) => rows::<F, 4, 1>(tile, panel, out),
-                (2, 1) => rows::<F, 1, 2>(tile, panel, out),
-                (2, _) => rows::<F, 2, 2>(tile, panel, out),
-                (3, 1) => rows::<F, 1, 3>(tile, panel, out),
-                (3, _) => rows::<F, 2, 3>(tile, panel, out),
-                (4, 1) => rows::<F, 1, 4>(tile, panel, out),
-                (4, _) => rows::<F, 2, 4>(tile, panel, out),
-                (other, _) => unreachable!("few rows are not {other}"),
+        // What is left over goes panel by panel: every pair of numbers here is made for every format.
+        let panels = if tile.panels - panel >= streams { streams } else { 1 };
+        for row in (0..tile.rows).step_by(each) {
+            let out = block[(row * tile.panels + panel) * PANEL..].as_mut_ptr();
+            let few = Few { tile, panel, row, out, ahead };
+            // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; `available` said that
+            // the CPU has the instructions.
+            unsafe {
+                match (each.min(tile.rows - row), panels) {
+                    (1, 1) => few.multiply::<F, 1, 1>(),
+                    (1, _) => few.multiply::<F, 4, 1>(),
+                    (2, 1) => few.multiply::<F, 1, 2>(),
+                    (2, _) => few.multiply::<F, 2, 2>(),
+                    (3, 1) => few.multiply::<F, 1, 3>(),
+                    (3, _) => few.multiply::<F, 2, 3>(),
+                    (4, 1) => few.multiply::<F, 1, 4>(),
+                    (4, _) => few.multiply::<F, 2, 4>(),
+                    (5, _) => few.multiply::<F, 1, 5>(),
+                    (6, _) => few.multiply::<F, 1, 6>(),
+                    (7, _) => few.multiply::<F, 1, 7>(),
+                    (8, _) => few.multiply::<F, 1, 8>(),
+                    (other, _) => unreachable!("{other} rows at a time"),
+                }
             }
         }
         panel += panels;
     }
 }
 
-/// `R` rows times `P` panels from `panel` on.
-///
-/// # Safety
-/// The tile has been checked; `out` is at the first row's block of `panel`; the CPU has AVX-512 VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn rows<F: Format, const P: usize, const R: usize>(tile: &Tile<'_>, panel: usize, out: *mut f32) {
-    let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
-    let quads = QUADS / per_run;
-    let weights = tile.weights.as_ptr();
-    let mut sums = [[_mm512_setzero_ps(); P]; R];
-    for chunk in 0..tile.cols / chunk_cols {
-        let chunk_at = (panel * tile.panel_bytes) + chunk * F::LAYOUT.chunk_bytes();
-        for run in 0..chunk_cols / RUN {
-            let col = chunk * chunk_cols + run * RUN;
-            // SAFETY: `Tile::check`.
-            unsafe {
-                let at = |p: usize| weights.add(chunk_at + p * tile.panel_bytes);
-                let run_at = |p: usize| at(p).add(F::SCALES.bytes() + run * F::CODES.run_bytes());
-                let x = |r: usize| tile.x.codes.as_ptr().add(r * tile.x.stride + col);
-                let head = |r: usize| &*tile.x.heads.as_ptr().add((r * tile.x.stride + col) / RUN);
-                for half in 0..per_run {
-                    let shift = _mm_cvtsi32_si128(F::OFFSET_LOG2.map_or(32, |log2| log2 as i32));
-                    let mut dots = [[_mm512_set1_epi32(0); P]; R];
-                    for (r, dots) in dots.iter_mut().enumerate() {
-                        *dots = [_mm512_sll_epi32(_mm512_set1_epi32(head(r).minus(per_run, half)), shift); P];
-                    }
-                    for q in half * quads..(half + 1) * quads {
+/// Some rows from `row` on times some panels from `panel` on.
+struct Few<'a> {
+    tile: &'a Tile<'a>,
+    panel: usize,
+    row: usize,
+    /// The block of `row` and `panel`.
+    out: *mut f32,
+    ahead: usize,
+}
+
+impl Few<'_> {
+    /// `R` rows times `P` panels.
+    ///
+    /// # Safety
+    /// The tile has been checked and has so many; the CPU has AVX-512 VNNI.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn multiply<F: Format, const P: usize, const R: usize>(&self) {
+        let &Few { tile, panel, row, out, ahead } = self;
+        let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
+        let quads = QUADS / per_run;
+        let weights = tile.weights.as_ptr();
+        let mut sums = [[_mm512_setzero_ps(); P]; R];
+        for chunk in 0..tile.cols / chunk_cols {
+            let chunk_at = (panel * tile.panel_bytes) + chunk * F::LAYOUT.chunk_bytes();
+            for run in 0..chunk_cols / RUN {
+                let col = chunk * chunk_cols + run * RUN;
+                // SAFETY: `Tile::check`.
+                unsafe {
+                    let at = |p: usize| weights.add(chunk_at + p * tile.panel_bytes);
+                    let run_at = |p: usize| at(p).add(F::SCALES.bytes() + run * F::CODES.run_bytes());
+                    let x = |r: usize| tile.x.codes.as_ptr().add((row + r) * tile.x.stride + col);
+                    let head =
+                        |r: usize| &*tile.x.heads.as_ptr().add(((row + r) * tile.x.stride + col) / RUN);
+                    for half in 0..per_run {
+                        let shift = _mm_cvtsi32_si128(F::OFFSET_LOG2.map_or(32, |log2| log2 as i32));
+                        let mut dots = [[_mm512_set1_epi32(0); P]; R];
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            *dots =
+                                [_mm512_sll_epi32(_mm512_set1_epi32(head(r).minus(per_run, half)), shift); P];
+                        }
+                        for q in half * quads..(half + 1) * quads {
+                            for p in 0..P {
+                                prefetch::<F>(at(p).wrapping_add(ahead), run, q);
+                                let codes = quad::<F>(run_at(p), q);
+                                for (r, dots) in dots.iter_mut().enumerate() {
+                                    dots[p] = _mm512_dpbusd_epi32(dots[p], codes, four(x(r).add(4 * q)));
+                                }
+                            }
+                        }
                         for p in 0..P {
-                            prefetch::<F>(at(p), run, q);
-                            let codes = quad::<F>(run_at(p), q);
-                            for (r, dots) in dots.iter_mut().enumerate() {
-                                dots[p] = _mm512_dpbusd_epi32(dots[p], codes, four(x(r).add(4 * q)));
+                            let scale = scale::<F>(at(p), run, half);
+                            for r in 0..R {
+                                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(head(r).scale));
+                                sums[r][p] =
+                                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][p]), scale, sums[r][p]);
                             }
                         }
                     }
-                    for p in 0..P {
-                        let scale = scale::<F>(at(p), run, half);
-                        for r in 0..R {
-                            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(head(r).scale));
-                            sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][p]), scale, sums[r][p]);
-                        }
-                    }
-                }
-                if F::SCALES.minimum() {
-                    for p in 0..P {
-                        let minimum = minimum::<F>(at(p), run);
-                        for (r, sums) in sums.iter_mut().enumerate() {
-                            let x = _mm512_set1_ps(head(r).scaled_sum);
-                            sums[p] = _mm512_fnmadd_ps(minimum, x, sums[p]);
+                    if F::SCALES.minimum() {
+                        for p in 0..P {
+                            let minimum = minimum::<F>(at(p), run);
+                            for (r, sums) in sums.iter_mut().enumerate() {
+                                let x = _mm512_set1_ps(head(r).scaled_sum);
+                                sums[p] = _mm512_fnmadd_ps(minimum, x, sums[p]);
+                            }
                         }
                     }
                 }
             }
         }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (p, &sum) in sums.iter().enumerate() {
-            // SAFETY: rows of the block are `panels · 16` apart.
-            unsafe { _mm512_storeu_ps(out.add((r * tile.panels + p) * PANEL), sum) };
+        for (r, sums) in sums.iter().enumerate() {
+            for (p, &sum) in sums.iter().enumerate() {
+                // SAFETY: rows of the block are `panels · 16` apart.
+                unsafe { _mm512_storeu_ps(out.add((r * tile.panels + p) * PANEL), sum) };
+            }
         }
     }
 }
 
-/// What is to be fetched while quad `q` of a run is used: a few lines at a time, as the loads go. A whole run's at once would
+/// What is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the loads go. A whole run's at once would
 /// fill the core's line buffers, and loads would wait behind them.
 #[inline(always)]
-fn prefetch<F: Format>(chunk: *const u8, run: usize, q: usize) {
+fn prefetch<F: Format>(ahead: *const u8, run: usize, q: usize) {
     // A run's share of the chunk, scales included.
     let bytes = F::LAYOUT.chunk_bytes() / (F::SCALES.chunk_cols() / RUN);
     let lines = bytes.div_ceil(64);
     for line in q * lines / QUADS..(q + 1) * lines / QUADS {
-        let ahead = AHEAD + run * bytes + 64 * line;
         // SAFETY: a prefetch may point anywhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(chunk.wrapping_add(ahead).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(run * bytes + 64 * line).cast()) };
     }
 }
 
@@ -248,6 +315,7 @@ pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
+    let ahead = Reading::here().ahead;
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;
@@ -263,7 +331,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
-                    prefetch::<F>(chunk.as_ptr(), within, q);
+                    prefetch::<F>(chunk.as_ptr().wrapping_add(ahead), within, q);
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
                     _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }

@@ -5,7 +5,7 @@
 //! are bound by the integer multiplier (`vpdpbusd`: 64 products) and by one
 //! conversion, one product and one fused multiply-add per 16 sums of a run.
 //!
-//! **Three ways.** Up to [`FEW_ROWS`] rows multiply straight from the panel, decoded in registers, made for
+//! **Three ways.** A few rows multiply straight from the panel, decoded in registers, made for
 //! each format by the compiler. More rows share panels unpacked into the first-level cache
 //! ([`Unpacked`]): there one kernel serves all formats. Where there is a tile unit, many rows meet weights decoded to bf16 ([`decoded`]): another
 //! meaning, without the rounding of activations to int8.
@@ -41,9 +41,6 @@ use super::activations::{Bytes, RunHead};
 use super::packed::PackedMatrix;
 use super::{PANEL, TILE_PANELS};
 use crate::Isa;
-
-/// Rows that are multiplied straight from the panel.
-const FEW_ROWS: usize = 4;
 
 /// Scales of a panel's stretch at most: two per run.
 const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
@@ -109,7 +106,7 @@ pub(super) fn block_product(
     };
     tile.check(block);
     block.fill(0.0);
-    if tile.rows <= FEW_ROWS && few_rows(isa, &tile, block) {
+    if few_rows(isa, &tile, block) {
         return;
     }
     for_stretches(&tile, 0..tile.cols, work, |first, stretch| {
@@ -173,8 +170,7 @@ impl Tile<'_> {
 fn few_rows(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 && avx512::available() {
-        avx512::few_rows(tile, block);
-        return true;
+        return avx512::few_rows(tile, block);
     }
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx2 {
