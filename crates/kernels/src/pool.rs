@@ -1,9 +1,11 @@
 //! Threads that live as long as the process and meet in parallel regions.
 //!
 //! A decode step has a dozen regions per layer of some tens of microseconds each, so a worker
-//! spins for a while before it sleeps, and a region costs two atomics per thread. Units are
-//! handed out by a counter: whoever is free takes the next. Since a unit owns its outputs and
-//! computes them alone, the result is the same for any number of threads.
+//! spins for a while before it sleeps, and a region costs a few atomics per thread. Each thread takes
+//! the units of a range of its own, one after the other, and then what is left of the others': what
+//! consecutive units read lies one behind the other, and a core fetches ahead of itself across the end
+//! of a unit. Since a unit owns its outputs and computes them alone, the result is the same for any
+//! number of threads.
 //!
 //! A pool that fills the machine (or the process's share of it) keeps each worker on a processor of
 //! its own. The calling thread is never pinned: threads that it starts would inherit that.
@@ -21,6 +23,9 @@ use crate::memory::Scratch;
 /// Turns of the spin loop before a waiting worker parks (about a millisecond where `pause` takes 140 cycles).
 const SPINS: usize = 20_000;
 
+/// Ranges of units at most: a thread looks through all of them before it leaves a region.
+const RANGES: usize = 8;
+
 type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
 
 /// A fixed set of threads (the caller is one of them) for parallel regions.
@@ -35,13 +40,19 @@ struct Shared {
     /// Counts regions; a worker waits for it to change.
     region: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
-    next_unit: AtomicUsize,
+    /// The next unit of each range; more threads than ranges share them.
+    next_units: Vec<Counter>,
     /// Workers that have not left the current region yet.
     inside: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
     parked: Vec<AtomicBool>,
 }
+
+/// In cache lines of its own: one core counts in it nearly all the time.
+#[derive(Default)]
+#[repr(align(128))]
+struct Counter(AtomicUsize);
 
 #[derive(Clone, Copy)]
 struct Job {
@@ -81,7 +92,7 @@ impl ThreadPool {
         let shared = Arc::new(Shared {
             region: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            next_unit: AtomicUsize::new(0),
+            next_units: (0..threads.min(RANGES)).map(|_| Counter::default()).collect(),
             inside: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -124,7 +135,9 @@ impl ThreadPool {
         let shared = &*self.shared;
         // SAFETY: no worker is inside a region (the last `run` waited), and `caller` is held.
         unsafe { *shared.job.get() = Some(Job { work, units }) };
-        shared.next_unit.store(0, Ordering::Relaxed);
+        for (range, Counter(next)) in shared.next_units.iter().enumerate() {
+            next.store(shared.first_unit(range, units), Ordering::Relaxed);
+        }
         shared.inside.store(self.workers.len(), Ordering::Relaxed);
         shared.region.fetch_add(1, Ordering::SeqCst);
         for (parked, worker) in shared.parked.iter().zip(&self.workers) {
@@ -132,7 +145,7 @@ impl ThreadPool {
                 worker.thread().unpark();
             }
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_units(&mut scratch)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_units(0, &mut scratch)));
         shared.wait_until_empty();
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = outcome {
@@ -151,7 +164,7 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| self.take_units(&mut scratch))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.take_units(index + 1, &mut scratch))).is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
             }
             self.inside.fetch_sub(1, Ordering::Release);
@@ -178,16 +191,27 @@ impl Shared {
         }
     }
 
-    fn take_units(&self, scratch: &mut Scratch) {
+    /// Where a range begins, or the one before it ends.
+    fn first_unit(&self, range: usize, units: usize) -> usize {
+        // Not a product with `units`, which may be near the largest number.
+        let (each, rest) = (units / self.next_units.len(), units % self.next_units.len());
+        range * each + range.min(rest)
+    }
+
+    fn take_units(&self, thread: usize, scratch: &mut Scratch) {
         // SAFETY: written before `region` changed; not written again while anybody is inside.
         let Some(job) = (unsafe { *self.job.get() }) else { return };
-        loop {
-            let unit = self.next_unit.fetch_add(1, Ordering::Relaxed);
-            if unit >= job.units {
-                return;
+        let ranges = self.next_units.len();
+        for range in (thread..thread + ranges).map(|range| range % ranges) {
+            let (Counter(next), end) = (&self.next_units[range], self.first_unit(range + 1, job.units));
+            while next.load(Ordering::Relaxed) < end {
+                let unit = next.fetch_add(1, Ordering::Relaxed);
+                if unit >= end {
+                    break;
+                }
+                // SAFETY: `run` keeps the closure alive until every thread has left the region.
+                unsafe { (*job.work)(unit, scratch) };
             }
-            // SAFETY: `run` keeps the closure alive until every thread has left the region.
-            unsafe { (*job.work)(unit, scratch) };
         }
     }
 
@@ -229,7 +253,7 @@ mod tests {
 
     #[test]
     fn every_unit_runs_once_in_every_region() {
-        for threads in [1, 2, 5] {
+        for threads in [1, 2, 5, 11] {
             let pool = ThreadPool::pinned(threads).expect("a few threads");
             for units in [0, 1, 2, 7, 1000] {
                 let counts: Vec<AtomicU32> = (0..units).map(|_| AtomicU32::new(0)).collect();

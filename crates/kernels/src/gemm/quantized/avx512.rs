@@ -39,14 +39,14 @@ struct Reading {
 
 impl Reading {
     /// Measured (docs/LOG.md): Intel's prefetchers follow four streams best; Zen 5 reads one a quarter faster than
-    /// four, and keeps twice as many lines under way.
+    /// four, and keeps more lines under way.
     fn here() -> Self {
         static HERE: LazyLock<Reading> = LazyLock::new(|| {
             let vendor = __cpuid(0);
             let amd =
                 [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
             match amd {
-                true => Reading { streams: [1, 1], ahead: 4096 },
+                true => Reading { streams: [1, 1], ahead: 6144 },
                 false => Reading { streams: [4, 2], ahead: 1024 },
             }
         });
