@@ -31,8 +31,8 @@ pub struct Activations {
     rows: usize,
     cols: usize,
     precisions: Precisions,
-    /// bf16 is held in 16 bits, for the tile unit; else as f32 lanes.
-    tiles: bool,
+    /// bf16 is held in 16 bits, for what multiplies such; else as f32 lanes.
+    in_halves: bool,
     /// bf16 in 16 bits is held beside int8, for products of many rows with decoded weights.
     decodes: bool,
     floats: AlignedBuffer<f32>,
@@ -108,7 +108,7 @@ impl Activations {
     ) {
         let Gathered { rows, largest, source_rows } = rows;
         (self.rows, self.cols, self.precisions) = (rows, x.cols, precisions.into());
-        self.tiles = compute.isa == Isa::Amx && largest >= TILE_ROWS_MIN;
+        self.in_halves = multiplies_halves(compute.isa, largest);
         let int8 = self.precisions.contains(Precision::Int8);
         self.decodes = int8 && decodes(compute.isa, largest);
         let stride = self.stride();
@@ -121,11 +121,11 @@ impl Activations {
             fill(compute, rows, stride, self.floats.as_mut_slice(), source, copy);
         }
         let bf16 = self.precisions.contains(Precision::Bf16);
-        if bf16 && self.tiles || self.decodes {
+        if bf16 && self.in_halves || self.decodes {
             self.halves.reserve(rows * stride);
             fill(compute, rows, stride, self.halves.as_mut_slice(), source, round_halves);
         }
-        if bf16 && !self.tiles {
+        if bf16 && !self.in_halves {
             self.rounded.reserve(rows * stride);
             fill(compute, rows, stride, self.rounded.as_mut_slice(), source, round_floats);
         }
@@ -167,16 +167,16 @@ impl Activations {
         let (first, end) = (row * self.stride() + col, self.rows * self.stride());
         match precision {
             Precision::F32 => Operand::Floats(&self.floats.as_slice()[first..end]),
-            Precision::Bf16 if self.tiles => Operand::Halves(&self.halves.as_slice()[first..end]),
+            Precision::Bf16 if self.in_halves => Operand::Halves(&self.halves.as_slice()[first..end]),
             Precision::Bf16 => Operand::Floats(&self.rounded.as_slice()[first..end]),
             Precision::Int8 => unreachable!("codes are no numbers of their own"),
         }
     }
 
-    /// Whether bf16 is held for the tile unit.
+    /// Whether bf16 is held in 16 bits.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn in_tiles(&self) -> bool {
-        self.tiles
+    pub(crate) fn in_halves(&self) -> bool {
+        self.in_halves
     }
 
     /// Whether products of a group of so many rows decode the weights of block formats.
@@ -301,6 +301,18 @@ impl<'a> Rows<'a> {
     pub fn rows(&self) -> usize {
         if self.values.len() < self.cols { 0 } else { (self.values.len() - self.cols) / self.stride + 1 }
     }
+}
+
+/// Whether products whose largest has so many rows multiply bf16 in 16 bits.
+fn multiplies_halves(isa: Isa, largest: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return match isa {
+        Isa::Amx => largest >= TILE_ROWS_MIN,
+        Isa::Avx512 => super::pairs::available(),
+        Isa::Avx2 | Isa::Scalar => false,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Whether products with block formats whose largest has so many rows decode their weights.

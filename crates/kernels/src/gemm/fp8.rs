@@ -3,8 +3,9 @@
 //! A panel is a stream of chunks of 128 columns: `[16]` f32 scales, then `[64] × [2 columns] × [16 rows]`
 //! codes. Within a chunk codes meet activations rounded to bf16, products are exact and sums f32, as with
 //! bf16 weights; the chunk's sum times its scale is added to the result (V3 §3.3.2: promotion every 128).
-//! Few rows decode the codes in registers; many rows share a chunk decoded to bf16 pairs, which holds every
-//! E4M3 number exactly, and run the bf16 product of the ISA, tile unit included.
+//! Few rows decode the codes in registers (`pairs.rs`, if the processor multiplies bf16); many rows share a chunk
+//! decoded to bf16 pairs, which holds every E4M3 number exactly, and run the bf16 product of the ISA, tile unit
+//! included.
 
 use std::ops::Range;
 
@@ -13,6 +14,8 @@ use fathom_numeric::fp8::F8E4M3;
 
 use super::activations::Operand;
 use super::packed::PackedMatrix;
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
 use super::{PANEL, STREAM_ROWS, TILE_PANELS, Tile, UNIT_ROWS, WeightFormat, multiply};
 use crate::Isa;
 use crate::math::per_isa;
@@ -21,7 +24,7 @@ use crate::math::per_isa;
 pub(crate) const CHUNK_COLS: usize = 128;
 
 /// Bytes of the scales of a chunk.
-const SCALES: usize = PANEL * size_of::<f32>();
+pub(super) const SCALES: usize = PANEL * size_of::<f32>();
 
 /// Bytes of a chunk.
 pub(crate) const CHUNK_BYTES: usize = SCALES + CHUNK_COLS * PANEL;
@@ -45,10 +48,20 @@ pub(super) fn block_product(
     let (width, panel_bytes) = (panels.len() * PANEL, weights.panel_bytes());
     let rows = block.len() / width;
     let data = weights.panel_data(panels.clone());
-    let (pairs, work) = work.split_at_mut(TILE_PANELS * PAIR_BYTES / size_of::<f32>());
+    let (wide, work) = work.split_at_mut(TILE_PANELS * PAIR_BYTES / size_of::<f32>());
     let (scales, sums) = work.split_at_mut(TILE_PANELS * PANEL);
-    let pairs: &mut [u8] = bytemuck::cast_slice_mut(pairs);
+    let wide: &mut [u8] = bytemuck::cast_slice_mut(wide);
     let (scales, sums) = (&mut scales[..width], &mut sums[..block.len()]);
+    #[cfg(target_arch = "x86_64")]
+    if let Operand::Halves(x) = x
+        && isa == Isa::Avx512
+        && rows <= pairs::FP8_ROWS
+        && pairs::fp8_available()
+    {
+        let (panels, chunks) = (panels.len(), weights.padded_cols() / CHUNK_COLS);
+        let job = pairs::Fp8 { x, x_stride, rows, data, panel_bytes, panels, chunks };
+        return pairs::multiply_fp8(&job, block);
+    }
     block.fill(0.0);
     for chunk in 0..weights.padded_cols() / CHUNK_COLS {
         let at = |panel: usize| &data[panel * panel_bytes + chunk * CHUNK_BYTES..][..CHUNK_BYTES];
@@ -57,8 +70,8 @@ pub(super) fn block_product(
         }
         let decoded = matches!(x, Operand::Halves(_)) || rows > STREAM_ROWS;
         if decoded {
-            for (panel, pairs) in pairs.chunks_exact_mut(PAIR_BYTES).enumerate().take(panels.len()) {
-                decode(isa, &at(panel)[SCALES..], bytemuck::cast_slice_mut(pairs));
+            for (panel, wide) in wide.chunks_exact_mut(PAIR_BYTES).enumerate().take(panels.len()) {
+                widen(isa, &at(panel)[SCALES..], wide);
             }
         }
         let tile = Tile {
@@ -69,7 +82,7 @@ pub(super) fn block_product(
             x_stride,
             rows,
             format: if decoded { WeightFormat::Bf16 } else { WeightFormat::Block(BlockFormat::Fp8) },
-            weights: if decoded { &*pairs } else { &data[chunk * CHUNK_BYTES + SCALES..] },
+            weights: if decoded { &*wide } else { &data[chunk * CHUNK_BYTES + SCALES..] },
             panel_bytes: if decoded { PAIR_BYTES } else { panel_bytes },
             first_col: 0,
             panels: panels.len(),
@@ -92,6 +105,15 @@ per_isa! {
     }
 }
 
+/// Columns of codes `[64] × [2][16]` to bf16 pairs `[64] × [16][2]`.
+fn widen(isa: Isa, codes: &[u8], wide: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 && pairs::fp8_available() {
+        return pairs::decode_fp8(codes, wide);
+    }
+    decode(isa, codes, bytemuck::cast_slice_mut(wide));
+}
+
 per_isa! {
     /// Columns of codes `[64] × [2][16]` to bf16 pairs `[64] × [16][2]`, as words.
     fn decode(codes: &[u8], pairs: &mut [u32]) {
@@ -108,8 +130,8 @@ per_isa! {
 
 /// The f32 bits of a code: those of a normal number moved into place, or `m · 2^-9`.
 #[inline(always)]
-fn value_bits(code: u8) -> u32 {
-    let code = u32::from(code);
+pub(super) const fn value_bits(code: u8) -> u32 {
+    let code = code as u32;
     let (sign, magnitude) = ((code & 0x80) << 24, code & 0x7f);
     let normal = (magnitude << 20) + (120 << 23);
     let subnormal = (magnitude as i32 as f32 * (1.0 / 512.0)).to_bits();

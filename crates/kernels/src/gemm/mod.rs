@@ -29,7 +29,11 @@ mod avx512;
 mod format;
 mod fp8;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 pub(crate) mod quantized;
+#[cfg(target_arch = "x86_64")]
+mod reading;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -248,7 +252,7 @@ fn work(format: WeightFormat) -> usize {
 #[cfg(target_arch = "x86_64")]
 fn on_tiles(isa: Isa, x: &Activations, group: &Group<'_>) -> bool {
     match group.weights.format() {
-        WeightFormat::Bf16 => isa == Isa::Amx && x.in_tiles(),
+        WeightFormat::Bf16 => isa == Isa::Amx && x.in_halves(),
         WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Block(BlockFormat::Fp8) => false,
         WeightFormat::Block(_) => x.decodes(group.rows.len()),
     }
@@ -381,7 +385,10 @@ fn multiply(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::multiply(tile, block),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::multiply(tile, block),
+        Isa::Avx512 => match tile.x {
+            Operand::Floats(_) => avx512::multiply(tile, block),
+            Operand::Halves(x) => pairs::multiply(tile, x, block),
+        },
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => match tile.x {
             Operand::Floats(_) => avx512::multiply(tile, block),

@@ -5,19 +5,18 @@
 //! cache.
 
 use std::arch::x86_64::{
-    __cpuid, __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch,
-    _mm256_loadu_si256, _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
-    _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16,
-    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
+    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
+    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
+    _mm512_storeu_ps, _mm512_storeu_si512,
 };
-
-use std::sync::LazyLock;
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
 use super::{SCALES_MAX, Tile, Unpacked};
 use crate::gemm::PANEL;
+use crate::gemm::reading::Reading;
 
 /// Rows up to which a panel is not unpacked.
 const FEW_ROWS: usize = 32;
@@ -26,32 +25,6 @@ const FEW_ROWS: usize = 32;
 /// beside what decoding takes; with two scales to a run, 6 and 6.
 const fn rows_at_a_time(per_run: usize) -> usize {
     if per_run == 1 { 8 } else { 6 }
-}
-
-/// How memory is read best.
-#[derive(Clone, Copy)]
-struct Reading {
-    /// Panels side by side with one row, and with 2 to 4. What is left over goes panel by panel, as more rows do.
-    streams: [usize; 2],
-    /// How far ahead of its use a weight line is prefetched, in bytes.
-    ahead: usize,
-}
-
-impl Reading {
-    /// Measured (docs/LOG.md): Intel's prefetchers follow four streams best; Zen 5 reads one a quarter faster than
-    /// four, and keeps more lines under way.
-    fn here() -> Self {
-        static HERE: LazyLock<Reading> = LazyLock::new(|| {
-            let vendor = __cpuid(0);
-            let amd =
-                [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD";
-            match amd {
-                true => Reading { streams: [1, 1], ahead: 6144 },
-                false => Reading { streams: [4, 2], ahead: 1024 },
-            }
-        });
-        *HERE
-    }
 }
 
 /// Rows of a strip of the unpacked product.
