@@ -41,7 +41,7 @@ pub(super) fn multiply(tile: &Tile<'_>, x: &[u16], block: &mut [f32]) {
     let Reading { streams, ahead } = Reading::here();
     // What is bound by memory goes as memory is read best; else weights are used as often as possible.
     let step = match tile.rows {
-        1 => streams[0],
+        1 => 4.min(2 * streams[0]),
         2..=ROWS => 2 * streams[1],
         _ => 4,
     };
@@ -157,8 +157,11 @@ fn pairs(bits: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(bits) }
 }
 
-/// Rows of FP8 that are multiplied without decoding a chunk for all of them first.
-pub(super) const FP8_ROWS: usize = 4;
+/// Rows of FP8 up to which codes are decoded in registers, for a few rows at a time.
+pub(super) const FP8_ROWS: usize = 24;
+
+/// Those few: with two panels, 8 sums, 8 totals and the tables fit the registers.
+const FP8_ROWS_AT_A_TIME: usize = 4;
 
 /// Whether [`multiply_fp8`] and [`decode_fp8`] run here.
 pub(super) fn fp8_available() -> bool {
@@ -183,28 +186,37 @@ pub(super) fn multiply_fp8(job: &Fp8<'_>, block: &mut [f32]) {
     assert!((1..=FP8_ROWS).contains(&rows) && (rows - 1) * x_stride + chunks * fp8::CHUNK_COLS <= x.len());
     assert!((panels - 1) * panel_bytes + chunks * fp8::CHUNK_BYTES <= data.len());
     assert_eq!(block.len(), rows * panels * PANEL);
+    let each = rows.div_ceil(rows.div_ceil(FP8_ROWS_AT_A_TIME));
     for panel in (0..panels).step_by(2) {
-        let (data, out) = (data[panel * panel_bytes..].as_ptr(), block[panel * PANEL..].as_mut_ptr());
-        // SAFETY: the asserts above; the caller asked `fp8_available`.
-        unsafe {
-            match (rows, panels - panel) {
-                (1, 1) => fp8_rows::<1, 1>(job, data, out),
-                (1, _) => fp8_rows::<2, 1>(job, data, out),
-                (2, 1) => fp8_rows::<1, 2>(job, data, out),
-                (2, _) => fp8_rows::<2, 2>(job, data, out),
-                (3, 1) => fp8_rows::<1, 3>(job, data, out),
-                (3, _) => fp8_rows::<2, 3>(job, data, out),
-                (_, 1) => fp8_rows::<1, 4>(job, data, out),
-                (_, _) => fp8_rows::<2, 4>(job, data, out),
+        for row in (0..rows).step_by(each) {
+            let (x, data) = (x[row * x_stride..].as_ptr(), data[panel * panel_bytes..].as_ptr());
+            let out = block[(row * panels + panel) * PANEL..].as_mut_ptr();
+            // SAFETY: the asserts above; the caller asked `fp8_available`.
+            unsafe {
+                match (each.min(rows - row), panels - panel) {
+                    (1, 1) => fp8_rows::<1, 1>(job, x, data, out),
+                    (1, _) => fp8_rows::<2, 1>(job, x, data, out),
+                    (2, 1) => fp8_rows::<1, 2>(job, x, data, out),
+                    (2, _) => fp8_rows::<2, 2>(job, x, data, out),
+                    (3, 1) => fp8_rows::<1, 3>(job, x, data, out),
+                    (3, _) => fp8_rows::<2, 3>(job, x, data, out),
+                    (_, 1) => fp8_rows::<1, FP8_ROWS_AT_A_TIME>(job, x, data, out),
+                    (_, _) => fp8_rows::<2, FP8_ROWS_AT_A_TIME>(job, x, data, out),
+                }
             }
         }
     }
 }
 
 /// # Safety
-/// The job has `R` rows; `data` has `P` panels, `out` is at the first of theirs; [`fp8_available`].
+/// `x` has `R` rows of the job's, `data` `P` panels, `out` is at the first of theirs; [`fp8_available`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
-unsafe fn fp8_rows<const P: usize, const R: usize>(job: &Fp8<'_>, data: *const u8, out: *mut f32) {
+unsafe fn fp8_rows<const P: usize, const R: usize>(
+    job: &Fp8<'_>,
+    x: *const u16,
+    data: *const u8,
+    out: *mut f32,
+) {
     let (tables, ahead) = (Tables::load(), Reading::here().ahead);
     let mut totals = [[_mm512_setzero_ps(); P]; R];
     for chunk in 0..job.chunks {
@@ -214,7 +226,7 @@ unsafe fn fp8_rows<const P: usize, const R: usize>(job: &Fp8<'_>, data: *const u
             let col = chunk * fp8::CHUNK_COLS + line * LINE_COLS;
             // SAFETY: the line is the chunk's, and rows have its columns; a prefetch may point anywhere.
             unsafe {
-                let x = |r: usize, col: usize| two(job.x.as_ptr().add(r * job.x_stride + col));
+                let x = |r: usize, col: usize| two(x.add(r * job.x_stride + col));
                 for p in 0..P {
                     let codes = at(p).add(fp8::SCALES + 64 * line);
                     _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(ahead).cast());
