@@ -1,9 +1,10 @@
-//! Rules on plain text: whitespace, and a reason for every outside dependency.
+//! Rules on plain text: whitespace, no blank left to be filled in, and a reason for every outside dependency.
 
 use super::violation::Violation;
 
 pub(super) fn check(path: &str, text: &str) -> Vec<Violation> {
     let mut found = whitespace(path, text);
+    found.extend(blanks(path, text));
     if path == "Cargo.toml" {
         found.extend(reasons(path, text));
     }
@@ -24,6 +25,24 @@ fn whitespace(path: &str, text: &str) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// A line such as `@@NAME@@`, where a figure was to stand.
+fn blanks(path: &str, text: &str) -> Vec<Violation> {
+    let is_blank = |line: &str| {
+        let name = line.trim().strip_prefix("@@").and_then(|line| line.strip_suffix("@@"));
+        name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase()))
+    };
+    let lines = text.lines().enumerate().filter(|(_, line)| is_blank(line));
+    lines
+        .map(|(i, line)| Violation {
+            path: path.to_owned(),
+            line: i + 1,
+            rule: "blank",
+            message: format!("`{}` was left to be filled in", line.trim()),
+            mend: "write what belongs there, or remove it with its heading",
+        })
+        .collect()
 }
 
 /// Each line of `[workspace.dependencies]` that is not a crate of ours must end in `# reason`.
@@ -68,6 +87,12 @@ mod tests {
             check("a.md", "one \ntw\to\nthree\r\n"),
             &[(1, "whitespace"), (2, "whitespace"), (3, "whitespace")],
         );
+    }
+
+    #[test]
+    fn nothing_is_left_to_be_filled_in() {
+        expect(check("a.md", "`@@FIG@@` in a sentence\n@@ -1,2 +1,2 @@\n@@@@\n"), &[]);
+        expect(check("a.md", "## Figures\n\n  @@FIG@@\n"), &[(3, "blank")]);
     }
 
     #[test]

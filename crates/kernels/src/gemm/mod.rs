@@ -57,8 +57,8 @@ pub(crate) use amx::{
 use crate::shared::{SharedSlice, Window};
 use crate::{Compute, Isa};
 
-/// Panels a tile covers at most: four streams of weights, which is what the prefetchers of
-/// current servers follow best.
+/// Panels a tile covers at most: four streams of weights, which is what the prefetchers of Intel's
+/// servers follow best, and as many accumulators as use a weight often.
 const TILE_PANELS: usize = 4;
 
 /// Rows of one unit: enough to read weights once per few hundred rows, few enough that the
