@@ -34,22 +34,29 @@ const PRESETS: [(&str, &[(&str, &str)]); 3] = [
     ("int4-mixed", &[("*.mlp.experts.*", "int4-g32"), ("*", "int8-g64")]),
 ];
 
+/// Formats that are no blocks: a checkpoint becomes a GGUF file without being quantized.
+const FLOATS: [(&str, Dtype); 3] = [("bf16", Dtype::BF16), ("f16", Dtype::F16), ("f32", Dtype::F32)];
+
 impl Storage {
     /// A plan by name: `int8` (groups of 64), `int4` (groups of 32, the head in 6 bits), `int4-mixed` (only
-    /// routed experts in 4 bits, all else in 8), or every matrix in one block format, such as `q4_k`.
+    /// routed experts in 4 bits, all else in 8), or every matrix in one format, such as `q4_k` or `f16`.
     pub fn preset(name: &str) -> Option<Plan> {
         let rule = |&(tensors, format): &(&str, &str)| {
             Rule::new(tensors, format).expect("the presets name formats that exist")
         };
         match PRESETS.iter().find(|preset| preset.0 == name) {
             Some((_, rules)) => Some(Plan { rules: rules.iter().map(rule).collect() }),
-            None => BlockFormat::from_name(name).map(|format| Plan::uniform(Dtype::Block(format))),
+            None => {
+                let float = FLOATS.iter().find(|float| float.0 == name).map(|float| float.1);
+                float.or(BlockFormat::from_name(name).map(Dtype::Block)).map(Plan::uniform)
+            }
         }
     }
 
     /// Every name that [`Storage::preset`] knows.
     pub fn presets() -> impl Iterator<Item = &'static str> {
-        PRESETS.iter().map(|preset| preset.0).chain(BlockFormat::all().map(BlockFormat::name))
+        let formats = BlockFormat::all().map(BlockFormat::name).chain(FLOATS.iter().map(|float| float.0));
+        PRESETS.iter().map(|preset| preset.0).chain(formats)
     }
 
     /// As stored; floats in bf16.

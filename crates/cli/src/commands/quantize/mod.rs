@@ -41,8 +41,8 @@ pub(crate) struct Args {
     model: PathBuf,
 
     /// int8, int4, int4-mixed (routed experts in 4 bits, the rest in 8), q4_k_m, q5_k_m (llama.cpp's mixtures), one
-    /// block format for every matrix (int8-g64, q4_k, q6_k, iq4_nl, ...), or a JSON file with a list of
-    /// {"tensors": "<name, * for any characters>", "format": "..."}
+    /// format for every matrix (int8-g64, q4_k, q6_k, iq4_nl, ...; bf16, f16 and f32 only convert), or a JSON file with
+    /// a list of {"tensors": "<name, * for any characters>", "format": "..."}
     #[arg(long, value_name = "PLAN")]
     to: String,
 
