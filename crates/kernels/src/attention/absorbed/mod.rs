@@ -127,39 +127,37 @@ pub fn attend<'a>(
         let mut rows = call.rows(&unit);
         let len = arithmetic.packed_len(shape);
         let queries = &packed[unit.vector * len..][..rows.vectors * len];
-        // SAFETY: units that are not cut hold disjoint rows; one that is cut joins nothing.
-        let mut joined = unit.partial.is_none().then(|| {
-            let out = unsafe { shared.range_mut(unit.rows.start * latent, unit.rows.len() * latent) };
-            ([Running::EMPTY; VECTORS_MAX], out)
-        });
+        // SAFETY: units that are not cut hold disjoint rows, and only those write them.
+        let own_rows = || unsafe { shared.range_mut(unit.rows.start * latent, unit.rows.len() * latent) };
+        let mut joined = [Running::EMPTY; VECTORS_MAX];
         for chunk in unit.chunks.clone() {
             rows.tokens = plan::chunk(unit.context, chunk);
             let mut running = [Running::EMPTY; VECTORS_MAX];
             let running = &mut running[..rows.vectors];
             let sums = arithmetic.attend(compute.isa, shape, &rows, queries, running, scratch);
-            let parts = sums.chunks_exact(arithmetic.cols(shape)).take(unit.rows.len()).enumerate();
-            match (&mut joined, unit.partial) {
-                (Some((joined, out)), _) => {
-                    for ((index, sums), out) in parts.zip(out.chunks_exact_mut(latent)) {
-                        let part = running[index / LANES].of(index % LANES);
-                        let mut state = joined[index / LANES].of(index % LANES);
-                        join(compute.isa, &mut state, out, part, &sums[..latent]);
-                        joined[index / LANES].set(index % LANES, state);
+            let sums = sums.chunks_exact(arithmetic.cols(shape)).map(|sums| &sums[..latent]);
+            let parts = sums.take(unit.rows.len()).enumerate();
+            match unit.partial {
+                None => {
+                    for ((index, sums), out) in parts.zip(own_rows().chunks_exact_mut(latent)) {
+                        let (vector, lane) = (index / LANES, index % LANES);
+                        let mut state = joined[vector].of(lane);
+                        join(compute.isa, &mut state, out, running[vector].of(lane), sums);
+                        joined[vector].set(lane, state);
                     }
                 }
-                (None, first) => {
-                    let (first, stride) = (first.unwrap_or_default(), latent + 2);
+                Some(first) => {
                     for (index, sums) in parts {
                         // SAFETY: the plan gives every unit a part of its own.
-                        let out = unsafe { partials_out.range_mut(first + index * stride, stride) };
+                        let out = unsafe { partials_out.range_mut(first + index * (latent + 2), latent + 2) };
                         out[..2].copy_from_slice(&running[index / LANES].of(index % LANES));
-                        out[2..].copy_from_slice(&sums[..latent]);
+                        out[2..].copy_from_slice(sums);
                     }
                 }
             }
         }
-        if let Some((joined, out)) = joined {
-            for (index, out) in out.chunks_exact_mut(latent).enumerate() {
+        if unit.partial.is_none() {
+            for (index, out) in own_rows().chunks_exact_mut(latent).enumerate() {
                 let [_, sum] = joined[index / LANES].of(index % LANES);
                 divide(compute.isa, out, sum);
             }
