@@ -74,14 +74,7 @@ pub(super) fn attend<'s>(
         let keys: &[u16] = bytemuck::cast_slice(rows.cache.block(first / KEYS).bytes);
         let next = rows.next_block(first).map_or(&[][..], |next| next.bytes);
         unit.scores((keys, width), count, width, queries, next, weights);
-        halves::interleave(
-            keys,
-            width,
-            count,
-            cols,
-            if matches!(unit, Unit::Tiles(_)) { next } else { &[] },
-            pairs,
-        );
+        unit.interleave((keys, width), count, cols, next, pairs);
         for (vector, running) in running.iter_mut().enumerate() {
             let (weights, _) = weights[vector * KEYS * LANES..].as_chunks_mut::<LANES>();
             let (seen, mut keep) = (rows.seen(vector, first, count), [0.0; LANES]);

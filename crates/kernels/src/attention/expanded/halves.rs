@@ -60,7 +60,7 @@ impl Unit<'_> {
             let rounded = &mut rounded[..(all - blind) * halves::WEIGHTS];
             let packed = &packed[blind * LANES * dim..all * LANES * dim];
             unit.scores((near_keys, key_stride), count, dim, packed, &[], weights);
-            halves::interleave(near_values, value_stride, count, cols, &[], pairs);
+            unit.interleave((near_values, value_stride), count, cols, &[], pairs);
             let sums = &mut sums[blind * LANES * cols..all * LANES * cols];
             for (vector, running) in running[blind..all].iter_mut().enumerate() {
                 let (weights, _) = weights[vector * KEYS * LANES..].as_chunks_mut::<LANES>();

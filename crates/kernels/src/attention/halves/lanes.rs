@@ -36,6 +36,8 @@ pub(super) unsafe fn scores(
 ) {
     let vectors = out.len() / (KEYS * LANES);
     for vector in (0..vectors).step_by(2) {
+        // Once is enough, if there is anything.
+        let far = (vector == 0 && !ahead.is_empty()).then_some(ahead);
         let mut key = 0;
         while key < count {
             let tile = ScoreTile {
@@ -43,12 +45,9 @@ pub(super) unsafe fn scores(
                 keys: keys[key * key_stride..].as_ptr().cast(),
                 key_words: key_stride / 2,
                 pairs: dim / 2,
-                ahead: if vector == 0 {
-                    ahead.as_ptr().wrapping_add(key * ahead.len() / KEYS)
-                } else {
-                    keys.as_ptr().cast()
-                },
-                ahead_step: if vector == 0 { 128 } else { 0 },
+                ahead: far
+                    .map_or(keys.as_ptr().cast(), |far| far.as_ptr().wrapping_add(key * far.len() / KEYS)),
+                ahead_step: if far.is_some() { 128 } else { 0 },
                 out: out[(vector * KEYS + key) * LANES..].as_mut_ptr(),
             };
             let two = vector + 1 < vectors;

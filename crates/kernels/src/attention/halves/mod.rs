@@ -60,7 +60,8 @@ impl Unit {
 
     /// `out [vectors, KEYS, LANES] = keys · queries`, for the first `count` keys (what is beyond them is
     /// unspecified). `keys` are the rows of a whole block, `key_stride` numbers apart;
-    /// `queries [vectors, dim / 2, LANES, 2]` bf16.
+    /// `queries [vectors, dim / 2, LANES, 2]` bf16. Lanes bring `ahead` near meanwhile; where there are tiles,
+    /// [`Unit::interleave`] does.
     pub(super) fn scores(
         &self,
         (keys, key_stride): (&[u16], usize),
@@ -83,8 +84,28 @@ impl Unit {
         }
     }
 
+    /// Two keys at a time: `out [KEYS / 2, pair_stride(cols)]`, a word holding a column of both. Keys from
+    /// `count` on are zero, whatever stands there. `ahead` as for [`Unit::scores`].
+    pub(super) fn interleave(
+        &self,
+        (keys, key_stride): (&[u16], usize),
+        count: usize,
+        cols: usize,
+        ahead: &[u8],
+        out: &mut [u32],
+    ) {
+        assert!(cols.is_multiple_of(COLS) && cols <= key_stride && count <= KEYS);
+        assert!(keys.len() >= KEYS * key_stride && out.len() >= KEYS / 2 * pair_stride(cols));
+        let ahead = match self {
+            Unit::Tiles(_) => ahead,
+            Unit::Lanes => &[],
+        };
+        // SAFETY: the asserts above; what has a unit has AVX-512 BW.
+        unsafe { interleave_pairs(keys, key_stride, count, cols, ahead, out) }
+    }
+
     /// `out [vectors · LANES, cols] += weights · values` of the first `count` keys, `weights [vectors, WEIGHTS]`
-    /// from [`weights`], `values` from [`interleave`].
+    /// from [`weights`], `values` from [`Unit::interleave`].
     pub(super) fn mix(&self, weights: &[u32], values: &[u32], count: usize, cols: usize, out: &mut [f32]) {
         let stride = pair_stride(cols);
         assert!(cols > 0 && cols.is_multiple_of(COLS) && values.len() >= KEYS / 2 * stride && count <= KEYS);
@@ -99,24 +120,8 @@ impl Unit {
     }
 }
 
-/// Two keys at a time: `out [KEYS / 2, pair_stride(cols)]`, a word holding a column of both. Keys from
-/// `count` on are zero, whatever stands there. Brings `ahead` near on the way.
-pub(super) fn interleave(
-    keys: &[u16],
-    key_stride: usize,
-    count: usize,
-    cols: usize,
-    ahead: &[u8],
-    out: &mut [u32],
-) {
-    assert!(cols.is_multiple_of(COLS) && cols <= key_stride && count <= KEYS);
-    assert!(keys.len() >= KEYS * key_stride && out.len() >= KEYS / 2 * pair_stride(cols));
-    // SAFETY: the asserts above; what has a unit has AVX-512 BW.
-    unsafe { interleave_pairs(keys, key_stride, count, cols, ahead, out) }
-}
-
 /// # Safety
-/// As [`interleave`] checks; the CPU has AVX-512 BW.
+/// As [`Unit::interleave`] checks; the CPU has AVX-512 BW.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn interleave_pairs(
     keys: &[u16],
