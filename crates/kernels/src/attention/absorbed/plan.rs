@@ -36,8 +36,9 @@ pub(super) fn chunk(context: usize, index: usize) -> Range<usize> {
     unreachable!("the last chunks have no end")
 }
 
-/// Groups of rows for each thread that keep it busy as they are.
-const GROUPS_PER_THREAD: usize = 8;
+/// A group of rows is cut if it is more than one of so many parts of a thread's share of the work: threads then end
+/// together, and a prompt's many groups need no memory for partial results.
+const PARTS_OF_A_SHARE: usize = 4;
 
 /// Rows of one sequence that share a reading of the cache.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Whether `threads` are kept busy without it decides whether contexts are cut, and nothing else does.
+    /// The number of threads decides which contexts are cut, and nothing else.
     pub(super) fn make<'a>(
         &mut self,
         shape: Shape,
@@ -104,9 +105,9 @@ impl Plan {
             }
             first = end;
         }
-        let few = self.groups.len() < GROUPS_PER_THREAD * threads;
+        let all: usize = self.groups.iter().map(|group| group.chunks).sum();
         for group in &mut self.groups {
-            group.cut = few && group.chunks > 1;
+            group.cut = group.chunks > 1 && group.chunks * PARTS_OF_A_SHARE * threads > all;
             (group.unit, group.partial) = (self.units, self.partials);
             self.units += if group.cut { group.chunks } else { 1 };
             if group.cut {
