@@ -184,13 +184,13 @@ per_isa! {
     /// into what there is over those before: `state` and `out`, whose contents do not matter before the first.
     fn join(state: &mut [f32; 2], out: &mut [f32], part: [f32; 2], values: &[f32]) {
         let ([max, sum], [part_max, part_sum]) = (*state, part);
-        if part_max == f32::NEG_INFINITY {
-            // The row sees nothing of these tokens. (It sees the first token of all.)
-            return;
-        }
         if max == f32::NEG_INFINITY {
             *state = part;
             return out.copy_from_slice(values);
+        }
+        if part_max == f32::NEG_INFINITY {
+            // The row sees nothing of these tokens.
+            return;
         }
         let both = if part_max > max { part_max } else { max };
         let (keep, weight) = (exp2(max - both), exp2(part_max - both));
