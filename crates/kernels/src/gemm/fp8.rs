@@ -56,7 +56,6 @@ pub(super) fn block_product(
     if let Operand::Halves(x) = x
         && isa == Isa::Avx512
         && rows <= pairs::FP8_ROWS
-        && pairs::fp8_available()
     {
         let (panels, chunks) = (panels.len(), weights.padded_cols() / CHUNK_COLS);
         let job = pairs::Fp8 { x, x_stride, rows, data, panel_bytes, panels, chunks };
@@ -108,7 +107,7 @@ per_isa! {
 /// Columns of codes `[64] × [2][16]` to bf16 pairs `[64] × [16][2]`.
 fn widen(isa: Isa, codes: &[u8], wide: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if isa >= Isa::Avx512 && pairs::fp8_available() {
+    if isa >= Isa::Avx512 && pairs::available() {
         return pairs::decode_fp8(codes, wide);
     }
     decode(isa, codes, bytemuck::cast_slice_mut(wide));

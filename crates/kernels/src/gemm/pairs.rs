@@ -25,9 +25,10 @@ const ROWS: usize = 6;
 /// Bytes of two columns of a panel.
 const PAIR: usize = 4 * PANEL;
 
-/// Whether the processor has the instruction.
+/// Whether the processor has the instructions. (Cooper Lake has the product without the tables of bytes, and goes
+/// without both.)
 pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx512bf16")
+    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vbmi")
 }
 
 pub(super) fn multiply(tile: &Tile<'_>, x: &[u16], block: &mut [f32]) {
@@ -41,8 +42,7 @@ pub(super) fn multiply(tile: &Tile<'_>, x: &[u16], block: &mut [f32]) {
     let Reading { streams, ahead } = Reading::here();
     // What is bound by memory goes as memory is read best; else weights are used as often as possible.
     let step = match tile.rows {
-        1 => 4.min(2 * streams[0]),
-        2..=ROWS => 2 * streams[1],
+        1..=ROWS => 2 * streams[1],
         _ => 4,
     };
     for panel in (0..tile.panels).step_by(step) {
@@ -163,11 +163,6 @@ pub(super) const FP8_ROWS: usize = 24;
 /// Those few: with two panels, 8 sums, 8 totals and the tables fit the registers.
 const FP8_ROWS_AT_A_TIME: usize = 4;
 
-/// Whether [`multiply_fp8`] and [`decode_fp8`] run here.
-pub(super) fn fp8_available() -> bool {
-    available() && is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512bw")
-}
-
 /// Up to [`FP8_ROWS`] rows times whole FP8 panels, all their chunks.
 pub(super) struct Fp8<'a> {
     pub(super) x: &'a [u16],
@@ -191,7 +186,7 @@ pub(super) fn multiply_fp8(job: &Fp8<'_>, block: &mut [f32]) {
         for row in (0..rows).step_by(each) {
             let (x, data) = (x[row * x_stride..].as_ptr(), data[panel * panel_bytes..].as_ptr());
             let out = block[(row * panels + panel) * PANEL..].as_mut_ptr();
-            // SAFETY: the asserts above; the caller asked `fp8_available`.
+            // SAFETY: the asserts above; the caller asked `available`.
             unsafe {
                 match (each.min(rows - row), panels - panel) {
                     (1, 1) => fp8_rows::<1, 1>(job, x, data, out),
@@ -209,7 +204,7 @@ pub(super) fn multiply_fp8(job: &Fp8<'_>, block: &mut [f32]) {
 }
 
 /// # Safety
-/// `x` has `R` rows of the job's, `data` `P` panels, `out` is at the first of theirs; [`fp8_available`].
+/// `x` has `R` rows of the job's, `data` `P` panels, `out` is at the first of theirs; [`available`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bf16")]
 unsafe fn fp8_rows<const P: usize, const R: usize>(
     job: &Fp8<'_>,
@@ -260,12 +255,12 @@ const LINE_COLS: usize = 4;
 /// A chunk's codes to pairs of bf16, `[64] × [16 rows][2 columns]`.
 pub(super) fn decode_fp8(codes: &[u8], out: &mut [u8]) {
     assert!(codes.len().is_multiple_of(64) && out.len() == 2 * codes.len());
-    // SAFETY: the caller asked `fp8_available`.
+    // SAFETY: the caller asked `available`.
     unsafe { decode_lines(codes, out) }
 }
 
 /// # Safety
-/// There are whole lines of codes and twice as much room; [`fp8_available`].
+/// There are whole lines of codes and twice as much room; [`available`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn decode_lines(codes: &[u8], out: &mut [u8]) {
     let tables = Tables::load();
