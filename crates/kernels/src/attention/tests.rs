@@ -250,8 +250,11 @@ fn a_long_context_is_cut_and_merged() {
 /// what it is alone.
 #[test]
 fn a_query_is_the_same_alone_and_among_others() {
-    for (heads, latent, tokens) in [(3, 20, 150), (16, 40, 700), (5, 160, 2300)] {
-        let layer = Layer::new(Case { heads, nope: 4, rope: 6, value: 2, latent, tokens });
+    // The second and the last have whole steps of bf16, the last the stride of the released models.
+    for (heads, latent, rope, tokens) in
+        [(3, 20, 6, 150), (16, 64, 32, 700), (5, 160, 6, 2300), (17, 512, 64, 330)]
+    {
+        let layer = Layer::new(Case { heads, nope: 4, rope, value: 2, latent, tokens });
         let each = heads * layer.case.value;
         for isa in Isa::available() {
             for format in [CacheFormat::F32, CacheFormat::Bf16, CacheFormat::Int8] {
