@@ -5,18 +5,18 @@
 //! cache.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_prefetch, _mm256_loadu_si256,
-    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32,
-    _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_loadu_si256, _mm512_and_si512,
+    _mm512_broadcast_i32x4, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_shuffle_epi8, _mm512_sll_epi32, _mm512_slli_epi16, _mm512_srli_epi16, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
 use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
 use super::{SCALES_MAX, Tile, Unpacked};
 use crate::gemm::PANEL;
-use crate::gemm::reading::Reading;
+use crate::gemm::reading::{Reading, fetch};
 
 /// Rows up to which a panel is not unpacked.
 const FEW_ROWS: usize = 32;
@@ -45,7 +45,8 @@ pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
 }
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
-    let Reading { streams: [one, some], ahead } = Reading::here();
+    let reading = Reading::here();
+    let ([one, some], ahead) = (reading.streams, reading.ahead(tile.rows));
     let streams = match tile.rows {
         1 => one,
         2..=4 => some,
@@ -125,7 +126,7 @@ impl Few<'_> {
                         }
                         for q in half * quads..(half + 1) * quads {
                             for p in 0..P {
-                                prefetch::<F>(at(p).wrapping_add(ahead), run, q);
+                                prefetch::<F, P>(at(p).wrapping_add(ahead), run, q);
                                 let codes = quad::<F>(run_at(p), q);
                                 for (r, dots) in dots.iter_mut().enumerate() {
                                     dots[p] = _mm512_dpbusd_epi32(dots[p], codes, four(x(r).add(4 * q)));
@@ -165,13 +166,12 @@ impl Few<'_> {
 /// What is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the loads go. A whole run's at once would
 /// fill the core's line buffers, and loads would wait behind them.
 #[inline(always)]
-fn prefetch<F: Format>(ahead: *const u8, run: usize, q: usize) {
+fn prefetch<F: Format, const STREAMS: usize>(ahead: *const u8, run: usize, q: usize) {
     // A run's share of the chunk, scales included.
     let bytes = F::LAYOUT.chunk_bytes() / (F::SCALES.chunk_cols() / RUN);
     let lines = bytes.div_ceil(64);
     for line in q * lines / QUADS..(q + 1) * lines / QUADS {
-        // SAFETY: a prefetch may point anywhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(run * bytes + 64 * line).cast()) };
+        fetch::<STREAMS>(ahead.wrapping_add(run * bytes + 64 * line));
     }
 }
 
@@ -288,7 +288,7 @@ pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
-    let ahead = Reading::here().ahead;
+    let ahead = Reading::here().ahead(tile.rows);
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;
@@ -304,7 +304,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
-                    prefetch::<F>(chunk.as_ptr().wrapping_add(ahead), within, q);
+                    prefetch::<F, 1>(chunk.as_ptr().wrapping_add(ahead), within, q);
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
                     _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }
