@@ -292,12 +292,13 @@ mod bytes {
 
     /// Scores, rounded weights and sums against integers counted one by one.
     #[track_caller]
-    fn check(vectors: usize, count: usize, len: usize, groups: usize) {
+    fn check(vectors: usize, count: usize, len: usize) {
+        let groups = len.div_ceil(format::GROUP);
         let width = len.next_multiple_of(vnni::MIXED);
         let byte = |i: usize, seed: usize| (numbers(1, (i * 31 + seed) as u64)[0] * 127.0).round() as i8;
         let stored: Vec<i8> = (0..KEYS * width).map(|i| byte(i, 1)).collect();
-        let (mut keys, mut values) = (vec![0; KEYS * vnni::STRIDE], vec![0; KEYS / 4 * width]);
-        vnni::stage(bytemuck::cast_slice(&stored), width, 0..width, &mut keys, &mut values);
+        let mut values = vec![0; KEYS / 4 * width];
+        vnni::stage(bytemuck::cast_slice(&stored), width, 0..width, &mut values);
         let quads = len.div_ceil(4);
         let query = |row: usize, d: usize| if d < len { byte(row * 1000 + d, 2) } else { 0 };
         let apart = (quads + 1) * LANES;
@@ -309,11 +310,12 @@ mod bytes {
             }
         }
         let (query_scales, key_scales) = (numbers(vectors * apart, 3), numbers(KEYS * groups, 4));
-        // Zero beyond the group's numbers, as the queries are there: the sum may hold any of them.
-        let sum = |key: usize| (0..len).map(|d| i32::from(stored[key * width + d])).sum::<i32>();
-        let beyond = |key: usize| (len..4 * quads).map(|d| i32::from(stored[key * width + d])).sum::<i32>();
-        let sums: Vec<i32> =
-            (0..KEYS * groups).map(|i| -128 * (sum(i / groups) + beyond(i / groups))).collect();
+        // Queries are zero beyond their numbers, of which the sums hold whole quads.
+        let of_group = |group: usize, end: usize| group * format::GROUP..end.min((group + 1) * format::GROUP);
+        let sum = |key: usize, group: usize| {
+            of_group(group, 4 * quads).map(|d| i32::from(stored[key * width + d])).sum::<i32>()
+        };
+        let sums: Vec<i32> = (0..KEYS * groups).map(|i| -128 * sum(i / groups, i % groups)).collect();
         let mut out = vec![0.5; vectors * KEYS * LANES];
         let job = vnni::Scores {
             queries: &queries,
@@ -321,26 +323,30 @@ mod bytes {
             apart,
             vectors,
             quads,
-            keys: &keys,
+            keys: bytemuck::cast_slice(&stored),
+            row_bytes: width,
             count,
             key_scales: &key_scales,
             key_sums: &sums,
-            groups,
-            ahead: Ahead::NOTHING,
+            ahead: &[],
         };
         vnni::scores(&job, &mut out);
         for row in 0..vectors * LANES {
             for key in 0..count {
-                let dot: i32 =
-                    (0..len).map(|d| i32::from(query(row, d)) * i32::from(stored[key * width + d])).sum();
-                let scale = query_scales[row / LANES * apart + row % LANES] * key_scales[key * groups];
+                let dot = |group: usize| -> i32 {
+                    let product = |d| i32::from(query(row, d)) * i32::from(stored[key * width + d]);
+                    of_group(group, len).map(product).sum()
+                };
+                let scale = |group: usize| {
+                    query_scales[row / LANES * apart + group * LANES + row % LANES]
+                        * key_scales[key * groups + group]
+                };
+                let terms = (0..groups).map(|group| dot(group) as f32 * scale(group));
                 let (actual, expected) =
-                    (out[(row / LANES * KEYS + key) * LANES + row % LANES], 0.5 + dot as f32 * scale);
+                    (out[(row / LANES * KEYS + key) * LANES + row % LANES], 0.5 + terms.clone().sum::<f32>());
+                let magnitude = 1.0 + terms.map(f32::abs).sum::<f32>();
                 let case = format!("{vectors} {count} {len}: row {row}, key {key}");
-                assert!(
-                    (actual - expected).abs() < 1e-5 * (1.0 + (dot as f32 * scale).abs()),
-                    "{case}: {actual} {expected}"
-                );
+                assert!((actual - expected).abs() < 1e-5 * magnitude, "{case}: {actual} {expected}");
             }
         }
 
@@ -397,16 +403,17 @@ mod bytes {
         if !vnni::available(Isa::best()) {
             return;
         }
-        for (vectors, count, len, groups) in [
-            (1, 64, 128, 1),
-            (1, 1, 1, 2),
-            (2, 17, 64, 4),
-            (3, 37, 100, 1),
-            (8, 63, 128, 3),
-            (5, 9, 7, 1),
-            (1, 49, 128, 4),
+        for (vectors, count, len) in [
+            (1, 64, 512),
+            (1, 1, 1),
+            (2, 17, 64),
+            (3, 37, 100),
+            (8, 63, 512),
+            (5, 9, 7),
+            (1, 49, 300),
+            (2, 20, 130),
         ] {
-            check(vectors, count, len, groups);
+            check(vectors, count, len);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The two products of a block of int8 keys, four numbers to a 32-bit lane (`vpdpbusd`).
 //!
 //! `scores`: 16 rows of queries as unsigned bytes (`q + 128`) in the lanes, four numbers each; four
-//! numbers of a key are broadcast. The 128 is taken back by beginning with -128 times the sum of the
-//! key's numbers, which the cache stores. `mix`: 16 columns of values in the lanes, four keys each;
+//! numbers of a key are broadcast from where they lie in the cache. The 128 is taken back by beginning with -128
+//! times the sum of the key's numbers, which the cache stores. `mix`: 16 columns of values in the lanes, four keys each;
 //! four weights of a row are broadcast. A scale per key cannot leave the sum over keys, so it is
 //! multiplied into the weights before they are rounded to bytes.
 //!
@@ -11,7 +11,7 @@
 #![allow(clippy::needless_range_loop, reason = "indices also address rows behind pointers")]
 
 use std::arch::x86_64::{
-    __m512i, _CMP_GT_OQ, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
+    __m512i, _CMP_GT_OQ, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
     _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_or_si512,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
@@ -23,11 +23,8 @@ use std::ops::Range;
 
 use super::avx512::opaque;
 use super::format::GROUP;
-use super::{Ahead, KEYS, LANES};
+use super::{KEYS, LANES};
 use crate::Isa;
-
-/// Bytes from one staged key to the next: an odd count of cache lines.
-pub(super) const STRIDE: usize = GROUP + 64;
 
 /// Columns whose order [`stage`] mixes.
 pub(super) const MIXED: usize = 64;
@@ -37,51 +34,59 @@ pub(super) fn available(isa: Isa) -> bool {
     isa >= Isa::Avx512 && is_x86_feature_detected!("avx512vnni")
 }
 
-/// A group of numbers of a block of keys against the same of rows of queries.
+/// The numbers of a block of keys against those of rows of queries.
 pub(super) struct Scores<'a> {
-    /// `[vectors, quads, LANES]` unsigned bytes by four, vectors `apart`.
+    /// `[vectors, numbers / 4, LANES]` unsigned bytes by four, vectors `apart`.
     pub(super) queries: &'a [u32],
-    /// `[vectors, LANES]`, vectors `apart`.
+    /// `[vectors, groups, LANES]`, vectors `apart`.
     pub(super) query_scales: &'a [f32],
     pub(super) apart: usize,
     pub(super) vectors: usize,
-    /// Numbers of the group by four.
+    /// Numbers of a key by four, the last ones filled up.
     pub(super) quads: usize,
-    /// `[KEYS, STRIDE]`
-    pub(super) keys: &'a [i8],
+    /// `[KEYS, row_bytes]` as cached.
+    pub(super) keys: &'a [u8],
+    pub(super) row_bytes: usize,
     pub(super) count: usize,
-    /// Of every key, `groups` apart.
+    /// `[KEYS, groups]`
     pub(super) key_scales: &'a [f32],
-    /// -128 times the sum of the group's numbers of every key, `groups` apart.
+    /// -128 times the sum of each group's numbers, `[KEYS, groups]`.
     pub(super) key_sums: &'a [i32],
-    pub(super) groups: usize,
-    pub(super) ahead: Ahead,
+    /// What will be read next.
+    pub(super) ahead: &'a [u8],
 }
 
-/// `out [vectors, KEYS, LANES] += keys · queries`.
+/// Bytes from key to key in the caches of the released models: rows are then addressed by constants.
+const CACHED: usize = 512;
+
+/// Numbers of a group by four.
+const GROUP_QUADS: usize = GROUP / 4;
+
+/// Numbers of a cache line by four.
+const LINE_QUADS: usize = 16;
+
+/// `out [vectors, KEYS, LANES] += keys · queries`, for the first `count` keys (what is beyond them is unspecified).
 pub(super) fn scores(job: &Scores<'_>, out: &mut [f32]) {
-    let Scores { vectors, count, quads, apart, groups, .. } = *job;
-    assert!(count <= KEYS && 4 * quads <= STRIDE && job.keys.len() >= KEYS * STRIDE);
+    let Scores { vectors, count, quads, apart, row_bytes, .. } = *job;
+    let groups = quads.div_ceil(GROUP_QUADS);
+    assert!(count <= KEYS && 4 * quads <= row_bytes && job.keys.len() >= KEYS * row_bytes);
     assert!(out.len() == vectors * KEYS * LANES && vectors > 0);
     assert!(job.queries.len() >= (vectors - 1) * apart + quads * LANES);
-    assert!(job.query_scales.len() >= (vectors - 1) * apart + LANES);
+    assert!(job.query_scales.len() >= (vectors - 1) * apart + groups * LANES);
     // Tiles round the count up.
-    let last = (KEYS - 1) * groups;
-    assert!(job.key_scales.len() > last && job.key_sums.len() > last);
+    assert!(job.key_scales.len() == KEYS * groups && job.key_sums.len() == KEYS * groups);
     for vector in (0..vectors).step_by(2) {
         let mut key = 0;
         while key < count {
-            let tile = ScoreTile { job, vector, key };
             let out = out[(vector * KEYS + key) * LANES..].as_mut_ptr();
+            let tile = ScoreTile { job, groups, vector, key, out };
+            let two = vector + 1 < vectors;
             // SAFETY: the asserts above bound everything but the ISA, which `available` told of.
             key += unsafe {
-                match (vector + 1 < vectors, count - key) {
-                    (true, 9..) => tile.run::<12, 2>(out),
-                    (true, 5..) => tile.run::<8, 2>(out),
-                    (true, _) => tile.run::<4, 2>(out),
-                    (false, 17..) => tile.run::<24, 1>(out),
-                    (false, 9..) => tile.run::<16, 1>(out),
-                    (false, _) => tile.run::<8, 1>(out),
+                match row_bytes {
+                    CACHED => tile.widest::<CACHED>(two, count - key),
+                    _ if two => tile.run::<4, 2, 0>(),
+                    _ => tile.run::<8, 1, 0>(),
                 }
             };
         }
@@ -90,57 +95,96 @@ pub(super) fn scores(job: &Scores<'_>, out: &mut [f32]) {
 
 struct ScoreTile<'a> {
     job: &'a Scores<'a>,
+    groups: usize,
     vector: usize,
     key: usize,
+    out: *mut f32,
 }
 
 impl ScoreTile<'_> {
-    /// `K` keys by `R` vectors; returns `K`.
+    /// As many of `left` keys as a tile takes.
+    ///
+    /// # Safety
+    /// As [`ScoreTile::run`].
+    unsafe fn widest<const BYTES: usize>(&self, two: bool, left: usize) -> usize {
+        // SAFETY: this function's contract.
+        unsafe {
+            match (two, left) {
+                (true, 9..) => self.run::<12, 2, BYTES>(),
+                (true, 5..) => self.run::<8, 2, BYTES>(),
+                (true, _) => self.run::<4, 2, BYTES>(),
+                (false, 17..) => self.run::<24, 1, BYTES>(),
+                (false, 9..) => self.run::<16, 1, BYTES>(),
+                (false, _) => self.run::<8, 1, BYTES>(),
+            }
+        }
+    }
+
+    /// `K` keys, `BYTES` apart if that is not 0, by `R` vectors; returns `K`.
     ///
     /// # Safety
     /// The job holds what its shapes say, for `K` keys from `key` on and `R` vectors from `vector`
     /// on; `out` has `R` times `K` rows of 16; the CPU has AVX-512 VNNI.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn run<const K: usize, const R: usize>(&self, out: *mut f32) -> usize {
-        let &ScoreTile { job, vector, key } = self;
-        let queries = job.queries.as_ptr().wrapping_add(vector * job.apart);
-        let keys = job.keys.as_ptr().wrapping_add(key * STRIDE);
-        let ahead = if vector == 0 { job.ahead } else { Ahead::NOTHING }.from(key, keys.cast());
-        let mut sums = [[_mm512_setzero_si512(); K]; R];
-        for k in 0..K {
-            // SAFETY: this function's contract, here and below.
-            let sum = _mm512_set1_epi32(unsafe { *job.key_sums.as_ptr().add((key + k) * job.groups) });
-            (0..R).for_each(|r| sums[r][k] = sum);
-        }
-        let (mut near, mut queries, mut keys) = (ahead.first.cast::<i8>(), queries, keys);
-        for _ in 0..job.quads {
-            _mm_prefetch::<_MM_HINT_T0>(near);
-            _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(64));
-            near = near.wrapping_add(ahead.stride);
-            (queries, keys) = (opaque(queries), opaque(keys));
-            // SAFETY: as many quads are left.
-            let row = |r: usize| unsafe { _mm512_loadu_si512(queries.add(r * job.apart).cast()) };
-            let rows: [__m512i; R] = std::array::from_fn(row);
+    unsafe fn run<const K: usize, const R: usize, const BYTES: usize>(&self) -> usize {
+        let &ScoreTile { job, groups, vector, key, out } = self;
+        let row_bytes = if BYTES > 0 { BYTES } else { job.row_bytes };
+        let mut queries = job.queries.as_ptr().wrapping_add(vector * job.apart);
+        let first = job.keys.as_ptr().wrapping_add(key * row_bytes);
+        let mut keys = first;
+        // Once is enough, if there is anything.
+        let (mut far, far_step) = match job.ahead.len() {
+            1.. if vector == 0 => (job.ahead.as_ptr().wrapping_add(key * job.ahead.len() / KEYS), 128),
+            _ => (first, 0),
+        };
+        for group in 0..groups {
+            let quads = GROUP_QUADS.min(job.quads - group * GROUP_QUADS);
+            let mut sums = [[_mm512_setzero_si512(); K]; R];
             for k in 0..K {
-                // SAFETY: as above.
-                let numbers = unsafe { keys.add(k * STRIDE).cast::<i32>().read_unaligned() };
-                let numbers = _mm512_set1_epi32(numbers);
-                for r in 0..R {
-                    sums[r][k] = _mm512_dpbusd_epi32(sums[r][k], rows[r], numbers);
+                // SAFETY: this function's contract, here and below.
+                let sum = unsafe { *job.key_sums.as_ptr().add((key + k) * groups + group) };
+                (0..R).for_each(|r| sums[r][k] = _mm512_set1_epi32(sum));
+            }
+            for line in (0..quads).step_by(LINE_QUADS) {
+                // The next line of every key, while this one is used; after the last, the first of the next keys.
+                let last = group * GROUP_QUADS + line + LINE_QUADS >= job.quads;
+                let mut near = if last { first.wrapping_add(K * row_bytes) } else { keys.wrapping_add(64) };
+                for _ in 0..LINE_QUADS.min(quads - line) {
+                    _mm_prefetch::<_MM_HINT_T0>(near.cast());
+                    if K > LINE_QUADS {
+                        _mm_prefetch::<_MM_HINT_T0>(near.wrapping_add(K / 2 * row_bytes).cast());
+                    }
+                    near = near.wrapping_add(row_bytes);
+                    _mm_prefetch::<_MM_HINT_T1>(far.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(far.wrapping_add(64).cast());
+                    far = far.wrapping_add(far_step);
+                    (queries, keys) = (opaque(queries), opaque(keys));
+                    // SAFETY: a quad is left.
+                    let row = |r: usize| unsafe { _mm512_loadu_si512(queries.add(r * job.apart).cast()) };
+                    let rows: [__m512i; R] = std::array::from_fn(row);
+                    for k in 0..K {
+                        // SAFETY: as above.
+                        let numbers = unsafe { keys.add(k * row_bytes).cast::<i32>().read_unaligned() };
+                        let numbers = _mm512_set1_epi32(numbers);
+                        for r in 0..R {
+                            sums[r][k] = _mm512_dpbusd_epi32(sums[r][k], rows[r], numbers);
+                        }
+                    }
+                    (queries, keys) = (queries.wrapping_add(LANES), keys.wrapping_add(4));
                 }
             }
-            (queries, keys) = (queries.wrapping_add(LANES), keys.wrapping_add(4));
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: as above.
-            let query = unsafe { _mm512_loadu_ps(job.query_scales.as_ptr().add((vector + r) * job.apart)) };
-            for (k, &sum) in sums.iter().enumerate() {
+            for (r, sums) in sums.iter().enumerate() {
+                let scales = (vector + r) * job.apart + group * LANES;
                 // SAFETY: as above.
-                unsafe {
-                    let scale = _mm512_set1_ps(*job.key_scales.as_ptr().add((key + k) * job.groups));
-                    let out = out.add((r * KEYS + k) * LANES);
-                    let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-                    _mm512_storeu_ps(out, _mm512_fmadd_ps(sum, query, _mm512_loadu_ps(out)));
+                let query = unsafe { _mm512_loadu_ps(job.query_scales.as_ptr().add(scales)) };
+                for (k, &sum) in sums.iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe {
+                        let scale = _mm512_set1_ps(*job.key_scales.as_ptr().add((key + k) * groups + group));
+                        let out = out.add((r * KEYS + k) * LANES);
+                        let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+                        _mm512_storeu_ps(out, _mm512_fmadd_ps(sum, query, _mm512_loadu_ps(out)));
+                    }
                 }
             }
         }
@@ -208,39 +252,31 @@ unsafe fn round_weights(
     }
 }
 
-/// Stages columns of a block of keys, `stride` apart, twice: as they are in `keys [KEYS, STRIDE]`, and
-/// four keys at a time in `values [KEYS / 4, cols]`.
+/// Stages columns of a block of keys, `stride` apart, four keys at a time, in `values [KEYS / 4, cols]`.
 ///
 /// There are whole [`MIXED`] of columns, and within as many of `values` the order is mixed: place
 /// `16 j + 4 l + i` holds column `16 l + 4 j + i`.
-pub(super) fn stage(numbers: &[u8], stride: usize, cols: Range<usize>, keys: &mut [i8], values: &mut [u32]) {
-    assert!(cols.len().is_multiple_of(MIXED) && cols.len() <= STRIDE && cols.end <= stride);
+pub(super) fn stage(numbers: &[u8], stride: usize, cols: Range<usize>, values: &mut [u32]) {
+    assert!(cols.len().is_multiple_of(MIXED) && cols.end <= stride);
     assert!(numbers.len() >= KEYS * stride);
-    assert!(keys.len() >= KEYS * STRIDE && values.len() >= KEYS / 4 * cols.len());
+    assert!(values.len() >= KEYS / 4 * cols.len());
     // SAFETY: the asserts above; the caller asked `available`.
-    unsafe { stage_quads(numbers, stride, cols, keys, values) }
+    unsafe { stage_quads(numbers, stride, cols, values) }
 }
 
 /// # Safety
 /// As [`stage`] checks; the CPU has AVX-512 BW.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn stage_quads(
-    numbers: &[u8],
-    stride: usize,
-    cols: Range<usize>,
-    keys: &mut [i8],
-    values: &mut [u32],
-) {
+unsafe fn stage_quads(numbers: &[u8], stride: usize, cols: Range<usize>, values: &mut [u32]) {
     for quad in 0..KEYS / 4 {
         for col in (0..cols.len()).step_by(MIXED) {
             let mut rows = [_mm512_setzero_si512(); 4];
             for (key, row) in rows.iter_mut().enumerate() {
-                // SAFETY: 64 numbers of a key, there and in the staged copy, by this function's contract.
-                unsafe {
+                // SAFETY: 64 numbers of a key, by this function's contract.
+                *row = unsafe {
                     let from = numbers.as_ptr().add((4 * quad + key) * stride + cols.start + col);
-                    *row = _mm512_loadu_si512(from.cast());
-                    _mm512_storeu_si512(keys.as_mut_ptr().add((4 * quad + key) * STRIDE + col).cast(), *row);
-                }
+                    _mm512_loadu_si512(from.cast())
+                };
             }
             let [a, b, c, d] = rows;
             let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
@@ -337,7 +373,7 @@ unsafe fn mix_tile(job: &Mix<'_>, row: usize, col: usize, out: *mut f32) {
             unsafe {
                 let out = out.add(r * job.cols + c * LANES);
                 let old = _mm512_mul_ps(_mm512_loadu_ps(out), keep);
-                _mm512_storeu_ps(out, _mm512_add_ps(old, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale)));
+                _mm512_storeu_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, old));
             }
         }
     }

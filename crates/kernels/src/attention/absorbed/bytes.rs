@@ -1,17 +1,19 @@
 //! A unit over an int8 cache on a processor that multiplies bytes: the latent's part of scores and the
-//! sums of values are sums of products of bytes, the rotary part and the softmax are f32.
+//! sums of values are sums of products of bytes, the softmax is f32, and so is the rotary part where there are no
+//! products of bf16.
 //!
 //! Queries are rounded to int8 with a scale per row and group of 128 numbers, weights to unsigned bytes
 //! with a scale per row, block and group. Both roundings are of the size of the cache's own.
 //!
 //! A vector of 16 packed queries, in words of four bytes: scales `[groups, 16]`, rotary part
-//! `[rope, 16]`, bytes `[latent / 4, 16]`.
+//! `[rope, 16]` (of which bf16 takes the first half, `[rope / 2, 16, 2]`), bytes `[latent / 4, 16]`.
 
+use super::halves::round_pairs;
 use super::{LANES, Rows, Shape, VECTORS_MAX, floats};
 use crate::Isa;
 use crate::attention::format::{self, GROUP};
 use crate::attention::softmax::{self, Running};
-use crate::attention::{self as f32_lanes, Ahead, KEYS, STAGED, STRIDE, pieces, vnni};
+use crate::attention::{self as f32_lanes, Ahead, KEYS, STAGED, STRIDE, halves as products, pieces, vnni};
 use crate::math::per_isa;
 use crate::memory::Scratch;
 
@@ -25,6 +27,11 @@ pub(super) fn packed_len(shape: Shape) -> usize {
     (shape.latent.div_ceil(GROUP) + shape.rope + shape.latent.div_ceil(4)) * LANES
 }
 
+/// Whether the rotary part is multiplied in bf16.
+fn rotary_in_halves(isa: Isa, shape: Shape) -> bool {
+    products::in_lanes(isa) && shape.rope > 0 && shape.rope.is_multiple_of(products::STEP)
+}
+
 /// Queries of up to 16 rows, in two halves each, times `scale`.
 pub(super) fn pack(isa: Isa, rows: &[(&[f32], &[f32])], shape: Shape, scale: f32, out: &mut [f32]) {
     let groups = shape.latent.div_ceil(GROUP);
@@ -36,7 +43,11 @@ pub(super) fn pack(isa: Isa, rows: &[(&[f32], &[f32])], shape: Shape, scale: f32
     // A zero; so are the lanes that have no row and the numbers that fill the last four.
     bytes.fill(128);
     for (lane, (latent, own_rotary)) in rows.iter().enumerate() {
-        floats::scatter(isa, own_rotary, scale, lane, rotary);
+        if rotary_in_halves(isa, shape) {
+            round_pairs(isa, own_rotary, scale, lane, bytemuck::cast_slice_mut(rotary));
+        } else {
+            floats::scatter(isa, own_rotary, scale, lane, rotary);
+        }
         for (group, numbers) in latent.chunks(GROUP).enumerate() {
             let (inverse, step) = format::scales(format::largest(isa, numbers), 127.0);
             scales[group * LANES + lane] = step * scale;
@@ -70,16 +81,14 @@ pub(super) fn attend<'s>(
 ) -> &'s mut [f32] {
     let (vectors, cols, apart) = (rows.vectors, cols(shape), packed_len(shape));
     let layout = rows.cache.layout();
-    let [staged, bytes, quads, weights, keep, rounded, sums] = scratch.floats([
+    let [staged, quads, weights, keep, rounded, sums] = scratch.floats([
         STAGED,
-        KEYS * vnni::STRIDE / 4,
-        KEYS / 4 * cols,
+        KEYS / 4 * GROUP,
         vectors * KEYS * LANES,
         vectors * LANES,
         vectors * vnni::WEIGHTS,
         vectors * LANES * cols,
     ]);
-    let bytes: &mut [i8] = bytemuck::cast_slice_mut(bytes);
     let quads: &mut [u32] = bytemuck::cast_slice_mut(quads);
     let rounded: &mut [u32] = bytemuck::cast_slice_mut(rounded);
     let (rotary, words) = (layout.groups * LANES, (layout.groups + shape.rope) * LANES);
@@ -89,45 +98,32 @@ pub(super) fn attend<'s>(
         let block = rows.cache.block(first / KEYS);
         let numbers = block.numbers();
         let (scales, key_sums) = (block.scales(0, KEYS), block.sums(0, KEYS));
-        for piece in pieces(shape.rope) {
-            let cols = shape.latent + piece.start..shape.latent + piece.end;
-            format::decode(isa, block, 0..count, cols, staged, STRIDE);
-            let ahead = Ahead::new(Some(numbers), layout.row_bytes, GROUP);
-            let queries = &queries[rotary..];
-            let job = f32_lanes::Scores { queries, apart, vectors, piece, keys: staged, count, ahead };
-            f32_lanes::scores(isa, &job, weights);
+        if rotary_in_halves(isa, shape) {
+            let queries = bytemuck::cast_slice(&queries[rotary..]);
+            products::scores_in_lanes(isa, block.rotary(0, KEYS), count, (queries, 2 * apart), weights);
+        } else {
+            for piece in pieces(shape.rope) {
+                let cols = shape.latent + piece.start..shape.latent + piece.end;
+                format::decode(isa, block, 0..count, cols, staged, STRIDE);
+                let (queries, ahead) = (&queries[rotary..], Ahead::NOTHING);
+                let job = f32_lanes::Scores { queries, apart, vectors, piece, keys: staged, count, ahead };
+                f32_lanes::scores(isa, &job, weights);
+            }
         }
-        for group in 0..layout.groups {
-            let numbers_of = group * GROUP..layout.row_bytes.min((group + 1) * GROUP);
-            let values = &mut quads[KEYS / 4 * numbers_of.start..];
-            vnni::stage(numbers, layout.row_bytes, numbers_of.clone(), bytes, values);
-            let ahead = if group + 1 < layout.groups {
-                Ahead::new(numbers.get(numbers_of.end..), layout.row_bytes, GROUP)
-            } else {
-                rows.next_block(first).map_or(Ahead::NOTHING, |next| {
-                    Ahead::new(
-                        Some(bytemuck::cast_slice(next.rotary(0, KEYS))),
-                        2 * shape.rope,
-                        2 * shape.rope,
-                    )
-                })
-            };
-            let len = numbers_of.end.min(shape.latent) - numbers_of.start;
-            let job = vnni::Scores {
-                queries: bytemuck::cast_slice(&queries[words + numbers_of.start / 4 * LANES..]),
-                query_scales: &queries[group * LANES..],
-                apart,
-                vectors,
-                quads: len.div_ceil(4),
-                keys: bytes,
-                count,
-                key_scales: &scales[group..],
-                key_sums: &key_sums[group..],
-                groups: layout.groups,
-                ahead,
-            };
-            vnni::scores(&job, weights);
-        }
+        let job = vnni::Scores {
+            queries: bytemuck::cast_slice(&queries[words..]),
+            query_scales: queries,
+            apart,
+            vectors,
+            quads: shape.latent.div_ceil(4),
+            keys: numbers,
+            row_bytes: layout.row_bytes,
+            count,
+            key_scales: scales,
+            key_sums,
+            ahead: rows.next_block(first).map_or(&[], |next| next.bytes),
+        };
+        vnni::scores(&job, weights);
         let states = running.iter_mut().zip(keep.as_chunks_mut::<LANES>().0);
         for (vector, (running, keep)) in states.enumerate() {
             let (weights, _) = weights[vector * KEYS * LANES..].as_chunks_mut::<LANES>();
@@ -136,6 +132,7 @@ pub(super) fn attend<'s>(
         }
         for group in 0..layout.groups {
             let numbers_of = group * GROUP..layout.row_bytes.min((group + 1) * GROUP);
+            vnni::stage(numbers, layout.row_bytes, numbers_of.clone(), quads);
             let mut weight_scales = [[0.0; LANES]; VECTORS_MAX];
             let outs = rounded.chunks_exact_mut(vnni::WEIGHTS).zip(&mut weight_scales);
             for (vector, (out, weight_scales)) in outs.enumerate() {
@@ -146,7 +143,7 @@ pub(super) fn attend<'s>(
                 weights: rounded,
                 weight_scales: weight_scales[..vectors].as_flattened(),
                 vectors,
-                values: &quads[KEYS / 4 * numbers_of.start..],
+                values: quads,
                 width: numbers_of.len(),
                 count,
                 cols,

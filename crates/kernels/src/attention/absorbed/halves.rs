@@ -40,7 +40,8 @@ pub(super) fn pack(isa: Isa, rows: &[(&[f32], &[f32])], scale: f32, out: &mut [f
 }
 
 per_isa! {
-    fn round_pairs(row: &[f32], scale: f32, lane: usize, out: &mut [[u16; 2]]) {
+    /// Numbers of one row, two by two, to lane `lane` of `[numbers / 2, 16, 2]` bf16.
+    pub(super) fn round_pairs(row: &[f32], scale: f32, lane: usize, out: &mut [[u16; 2]]) {
         for (pair, out) in row.as_chunks::<2>().0.iter().zip(out.chunks_exact_mut(LANES)) {
             out[lane] = [round::to_bf16_bits(pair[0] * scale), round::to_bf16_bits(pair[1] * scale)];
         }

@@ -14,9 +14,10 @@ use std::arch::x86_64::{
 use super::{KEYS, LANES, STEP, WEIGHTS, pair_stride};
 use crate::attention::avx512::opaque;
 
-/// Numbers from key to key of the caches and staged keys of the released models: rows are then addressed by
-/// constants.
+/// Numbers from key to key of the caches, their rotary parts and staged keys of the released models: rows are then
+/// addressed by constants.
 const CACHED: usize = 576;
+const ROTARY: usize = 64;
 const STAGED: usize = 224;
 
 /// Whether the processor has the instruction.
@@ -25,12 +26,12 @@ pub(super) fn available() -> bool {
 }
 
 /// # Safety
-/// Lengths are as [`super::Unit::scores`] checks them; [`available`].
+/// Lengths are as [`super::Unit::scores`] checks them, vectors of queries `apart`; [`available`].
 pub(super) unsafe fn scores(
     (keys, key_stride): (&[u16], usize),
     count: usize,
     dim: usize,
-    queries: &[u16],
+    (queries, apart): (&[u16], usize),
     ahead: &[u8],
     out: &mut [f32],
 ) {
@@ -41,7 +42,8 @@ pub(super) unsafe fn scores(
         let mut key = 0;
         while key < count {
             let tile = ScoreTile {
-                queries: queries[vector * dim * LANES..].as_ptr().cast(),
+                queries: queries[vector * apart..].as_ptr().cast(),
+                query_words: apart / 2,
                 keys: keys[key * key_stride..].as_ptr().cast(),
                 key_words: key_stride / 2,
                 pairs: dim / 2,
@@ -55,6 +57,7 @@ pub(super) unsafe fn scores(
             key += unsafe {
                 match key_stride {
                     CACHED => tile.widest::<{ CACHED / 2 }>(two, count - key),
+                    ROTARY => tile.widest::<{ ROTARY / 2 }>(two, count - key),
                     STAGED => tile.widest::<{ STAGED / 2 }>(two, count - key),
                     _ if two => tile.run::<4, 2, 0>(),
                     _ => tile.run::<8, 1, 0>(),
@@ -69,6 +72,7 @@ const LINE: usize = STEP / 2;
 
 struct ScoreTile {
     queries: *const u32,
+    query_words: usize,
     keys: *const u32,
     key_words: usize,
     pairs: usize,
@@ -121,8 +125,7 @@ impl ScoreTile {
                 far = far.wrapping_add(self.ahead_step);
                 (queries, keys) = (opaque(queries), opaque(keys));
                 // SAFETY: a pair is left, here and below.
-                let row =
-                    |r: usize| unsafe { _mm512_loadu_si512(queries.add(r * self.pairs * LANES).cast()) };
+                let row = |r: usize| unsafe { _mm512_loadu_si512(queries.add(r * self.query_words).cast()) };
                 let rows: [__m512i; R] = std::array::from_fn(row);
                 for k in 0..K {
                     // SAFETY: as above.

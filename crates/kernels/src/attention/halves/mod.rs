@@ -79,7 +79,9 @@ impl Unit {
         unsafe {
             match self {
                 Unit::Tiles(unit) => unit.scores(keys, key_stride, dim, queries, out),
-                Unit::Lanes => lanes::scores((keys, key_stride), count, dim, queries, ahead, out),
+                Unit::Lanes => {
+                    lanes::scores((keys, key_stride), count, dim, (queries, dim * LANES), ahead, out)
+                }
             }
         }
     }
@@ -118,6 +120,31 @@ impl Unit {
             }
         }
     }
+}
+
+/// Whether [`scores_in_lanes`] has what it needs.
+pub(super) fn in_lanes(isa: Isa) -> bool {
+    isa >= Isa::Avx512 && lanes::available()
+}
+
+/// As [`Unit::scores`], in lanes whatever else there is, of rows of keys side by side and vectors of queries
+/// `apart` numbers from each other.
+///
+/// # Panics
+/// If a length does not fit or [`in_lanes`] says no.
+pub(super) fn scores_in_lanes(
+    isa: Isa,
+    keys: &[u16],
+    count: usize,
+    (queries, apart): (&[u16], usize),
+    out: &mut [f32],
+) {
+    let (dim, vectors) = (keys.len() / KEYS, out.len() / (KEYS * LANES));
+    assert!(in_lanes(isa) && dim > 0 && dim.is_multiple_of(STEP) && keys.len() == KEYS * dim);
+    assert!(vectors > 0 && out.len() == vectors * KEYS * LANES && count <= KEYS);
+    assert!(apart.is_multiple_of(2) && queries.len() >= (vectors - 1) * apart + dim * LANES);
+    // SAFETY: the asserts above.
+    unsafe { lanes::scores((keys, dim), count, dim, (queries, apart), &[], out) }
 }
 
 /// # Safety
