@@ -8,15 +8,15 @@ use std::sync::LazyLock;
 pub(super) struct Reading {
     /// Panels side by side with one row, and with 2 to 4; what is left over goes panel by panel.
     pub(super) streams: [usize; 2],
-    /// How far ahead of its use a line is fetched, in bytes, with one row and with more; 0 leaves it to the
-    /// processor.
+    /// How far ahead of its use a line is fetched, in bytes, where nothing but one row of lines in order is read, and
+    /// where there is more to do; 0 leaves it to the processor.
     ahead: [usize; 2],
 }
 
 impl Reading {
     /// Measured (docs/LOG.md): Intel's prefetchers follow four streams best. AMD's read one a quarter faster than four;
     /// where several rows are multiplied meanwhile they fall behind, and Zen 4's want to be left alone where
-    /// there is one.
+    /// there is one, unless its lines are not read in order.
     pub(super) fn here() -> Self {
         static HERE: LazyLock<Reading> = LazyLock::new(|| {
             let vendor = __cpuid(0);
@@ -30,9 +30,9 @@ impl Reading {
         *HERE
     }
 
-    /// How far ahead of its use a line is fetched where so many rows are multiplied.
-    pub(super) fn ahead(&self, rows: usize) -> usize {
-        self.ahead[usize::from(rows > 1)]
+    /// How far ahead of its use a line is fetched where so many rows are multiplied by lines that are read `in_order`.
+    pub(super) fn ahead(&self, rows: usize, in_order: bool) -> usize {
+        self.ahead[usize::from(rows > 1 || !in_order)]
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
     let reading = Reading::here();
-    let ([one, some], ahead) = (reading.streams, reading.ahead(tile.rows));
+    let ([one, some], ahead) = (reading.streams, reading.ahead(tile.rows, F::CODES.in_order()));
     let streams = match tile.rows {
         1 => one,
         2..=4 => some,
@@ -288,7 +288,7 @@ pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
-    let ahead = Reading::here().ahead(tile.rows);
+    let ahead = Reading::here().ahead(tile.rows, F::CODES.in_order());
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;

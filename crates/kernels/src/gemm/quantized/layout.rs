@@ -51,6 +51,13 @@ impl Codes {
             Codes::Six => 384,
         }
     }
+
+    /// Whether a run's quads take its lines one after the other: fifth and sixth bits lie behind the lines that each
+    /// quad begins with.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const fn in_order(self) -> bool {
+        !matches!(self, Codes::Five | Codes::Six)
+    }
 }
 
 /// How the scales of a chunk are stored, per column of the panel's 16 rows.
