@@ -27,6 +27,10 @@ const fn rows_at_a_time(per_run: usize) -> usize {
     if per_run == 1 { 8 } else { 6 }
 }
 
+/// Quads that a row is multiplied by at a time: loads of two rows at the same column would meet in one bank of the
+/// first-level cache, loads of one row's next quads share a line.
+const SIDE_BY_SIDE: usize = 4;
+
 /// Rows of a strip of the unpacked product.
 const STRIP: usize = 3;
 
@@ -124,12 +128,18 @@ impl Few<'_> {
                             *dots =
                                 [_mm512_sll_epi32(_mm512_set1_epi32(head(r).minus(per_run, half)), shift); P];
                         }
-                        for q in half * quads..(half + 1) * quads {
+                        for q in (half * quads..(half + 1) * quads).step_by(SIDE_BY_SIDE) {
                             for p in 0..P {
-                                prefetch::<F, P>(at(p).wrapping_add(ahead), run, q);
-                                let codes = quad::<F>(run_at(p), q);
+                                let mut codes = [_mm512_set1_epi32(0); SIDE_BY_SIDE];
+                                for (i, codes) in codes.iter_mut().enumerate() {
+                                    prefetch::<F, P>(at(p).wrapping_add(ahead), run, q + i);
+                                    *codes = quad::<F>(run_at(p), q + i);
+                                }
                                 for (r, dots) in dots.iter_mut().enumerate() {
-                                    dots[p] = _mm512_dpbusd_epi32(dots[p], codes, four(x(r).add(4 * q)));
+                                    for (i, codes) in codes.iter().enumerate() {
+                                        let x = four(x(r).add(4 * (q + i)));
+                                        dots[p] = _mm512_dpbusd_epi32(dots[p], *codes, x);
+                                    }
                                 }
                             }
                         }
