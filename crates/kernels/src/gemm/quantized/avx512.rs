@@ -1,8 +1,8 @@
 //! Integer products in 16 lanes of i32 with `vpdpbusd`: four products per lane and instruction.
 //!
-//! Few rows: up to 8 at a time straight from the panel, which is read once and stays near for the next 8. Many: 3
-//! rows by 4 panels, 12 integer and 12 float sums; a stretch of 4 panels over 256 columns stays in the first-level
-//! cache.
+//! Few rows, and all where decoding costs nothing beside multiplying: up to 8 at a time straight from the panel, which is
+//! read once and stays near for the next 8. Many: 3 rows by 4 panels, 12 integer and 12 float sums; a stretch of 4
+//! panels over 256 columns stays in the first-level cache.
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm_cvtsi32_si128, _mm_loadu_si128, _mm256_loadu_si256, _mm512_and_si512,
@@ -13,12 +13,12 @@ use std::arch::x86_64::{
     _mm512_storeu_si512,
 };
 
-use super::layout::{Codes, Format, LEVELS, QUAD_BYTES, QUADS, RUN, Scales, with_format};
+use super::layout::{Codes, Format, LEVELS, Layout, QUAD_BYTES, QUADS, RUN, Scales, with_format};
 use super::{SCALES_MAX, Tile, Unpacked};
 use crate::gemm::PANEL;
 use crate::gemm::reading::{Reading, fetch};
 
-/// Rows up to which a panel is not unpacked.
+/// Rows up to which a panel is not unpacked where a run has two scales: 6 rows at a time decode it too often.
 const FEW_ROWS: usize = 32;
 
 /// Rows that are multiplied at a time straight from the panel: 8 integer and 8 float sums fit the registers
@@ -41,7 +41,8 @@ pub(super) fn available() -> bool {
 
 /// `false` if there are too many rows: unpacking is then worth its while.
 pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
-    if tile.rows > FEW_ROWS {
+    let one = Layout::of(tile.format).scales.per_run() == 1;
+    if tile.rows > if one { Reading::here().straight } else { FEW_ROWS } {
         return false;
     }
     with_format!(tile.format, F => by_panels::<F>(tile, block));
