@@ -50,7 +50,7 @@ fn family() -> u32 {
 }
 
 /// Asks for a line, wherever it points. Of a single stream it goes to the second-level cache, because the
-/// first-level one waits for too few lines at a time (24 on Zen 4: 32 GB/s for two cores); of one among several
+/// first-level one waits for too few lines at a time (24 on Zen 4: some 30 GB/s for two cores); of one among several
 /// to the first.
 #[inline(always)]
 pub(super) fn fetch<const STREAMS: usize>(line: *const u8) {
