@@ -291,13 +291,24 @@ unsafe fn minimum<F: Format>(chunk: *const u8, run: usize) -> __m512 {
 
 pub(super) fn unpack(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     // SAFETY: `available` said that the CPU has the instructions.
-    with_format!(tile.format, F => unsafe { unpack_format::<F>(tile, first, stretch) });
+    unsafe {
+        match Reading::here().streams {
+            [1, 1] => with_format!(tile.format, F => unpack_format::<F, 1>(tile, first, stretch)),
+            _ => with_format!(tile.format, F => unpack_format::<F, 4>(tile, first, stretch)),
+        }
+    }
 }
 
+/// Lines are fetched where `STREAMS` side by side want them.
+///
 /// # Safety
 /// The CPU has AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
+unsafe fn unpack_format<F: Format, const STREAMS: usize>(
+    tile: &Tile<'_>,
+    first: usize,
+    stretch: &mut Unpacked<'_>,
+) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
     let ahead = Reading::here().ahead(tile.rows, F::CODES.in_order());
     for panel in 0..tile.panels {
@@ -315,7 +326,7 @@ unsafe fn unpack_format<F: Format>(tile: &Tile<'_>, first: usize, stretch: &mut 
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
-                    prefetch::<F, 1>(chunk.as_ptr().wrapping_add(ahead), within, q);
+                    prefetch::<F, STREAMS>(chunk.as_ptr().wrapping_add(ahead), within, q);
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
                     _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }
