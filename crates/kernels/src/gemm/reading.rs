@@ -18,7 +18,7 @@ pub(super) struct Reading {
 impl Reading {
     /// Measured (docs/LOG.md): Intel's prefetchers follow four streams best. AMD's read one a quarter faster than four;
     /// where several rows are multiplied meanwhile they fall behind, and Zen 4's want to be left alone where
-    /// there is one, unless its lines are not read in order. Decoding costs nothing beside the multiplier of Zen 4.
+    /// there is one, unless its lines are not read in order. Decoding again is never slower than unpacking on Zen 4.
     pub(super) fn here() -> Self {
         static HERE: LazyLock<Reading> = LazyLock::new(|| {
             let vendor = __cpuid(0);

@@ -42,8 +42,9 @@ pub(super) fn pack(isa: Isa, rows: &[(&[f32], &[f32])], shape: Shape, scale: f32
     rotary.fill(0.0);
     // A zero; so are the lanes that have no row and the numbers that fill the last four.
     bytes.fill(128);
+    let in_halves = rotary_in_halves(isa, shape);
     for (lane, (latent, own_rotary)) in rows.iter().enumerate() {
-        if rotary_in_halves(isa, shape) {
+        if in_halves {
             round_pairs(isa, own_rotary, scale, lane, bytemuck::cast_slice_mut(rotary));
         } else {
             floats::scatter(isa, own_rotary, scale, lane, rotary);
@@ -93,12 +94,13 @@ pub(super) fn attend<'s>(
     let rounded: &mut [u32] = bytemuck::cast_slice_mut(rounded);
     let (rotary, words) = (layout.groups * LANES, (layout.groups + shape.rope) * LANES);
     sums.fill(0.0);
+    let in_halves = rotary_in_halves(isa, shape);
     for first in rows.tokens.clone().step_by(KEYS) {
         let count = KEYS.min(rows.tokens.end - first);
         let block = rows.cache.block(first / KEYS);
         let numbers = block.numbers();
         let (scales, key_sums) = (block.scales(0, KEYS), block.sums(0, KEYS));
-        if rotary_in_halves(isa, shape) {
+        if in_halves {
             let queries = bytemuck::cast_slice(&queries[rotary..]);
             products::scores_in_lanes(isa, block.rotary(0, KEYS), count, (queries, 2 * apart), weights);
         } else {

@@ -1,6 +1,6 @@
 //! Integer products in 16 lanes of i32 with `vpdpbusd`: four products per lane and instruction.
 //!
-//! Few rows, and all where decoding costs nothing beside multiplying: up to 8 at a time straight from the panel, which is
+//! Few rows, and on Zen 4 all, of most formats: up to 8 at a time straight from the panel, which is
 //! read once and stays near for the next 8. Many: 3 rows by 4 panels, 12 integer and 12 float sums; a stretch of 4
 //! panels over 256 columns stays in the first-level cache.
 
@@ -109,6 +109,8 @@ impl Few<'_> {
         let &Few { tile, panel, row, out, ahead } = self;
         let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
         let quads = QUADS / per_run;
+        // Panels side by side are read line by line, as they were measured.
+        let at_once = if P == 1 { SIDE_BY_SIDE } else { 1 };
         let weights = tile.weights.as_ptr();
         let mut sums = [[_mm512_setzero_ps(); P]; R];
         for chunk in 0..tile.cols / chunk_cols {
@@ -129,15 +131,15 @@ impl Few<'_> {
                             *dots =
                                 [_mm512_sll_epi32(_mm512_set1_epi32(head(r).minus(per_run, half)), shift); P];
                         }
-                        for q in (half * quads..(half + 1) * quads).step_by(SIDE_BY_SIDE) {
+                        for q in (half * quads..(half + 1) * quads).step_by(at_once) {
                             for p in 0..P {
                                 let mut codes = [_mm512_set1_epi32(0); SIDE_BY_SIDE];
-                                for (i, codes) in codes.iter_mut().enumerate() {
+                                for (i, codes) in codes[..at_once].iter_mut().enumerate() {
                                     prefetch::<F, P>(at(p).wrapping_add(ahead), run, q + i);
                                     *codes = quad::<F>(run_at(p), q + i);
                                 }
                                 for (r, dots) in dots.iter_mut().enumerate() {
-                                    for (i, codes) in codes.iter().enumerate() {
+                                    for (i, codes) in codes[..at_once].iter().enumerate() {
                                         let x = four(x(r).add(4 * (q + i)));
                                         dots[p] = _mm512_dpbusd_epi32(dots[p], *codes, x);
                                     }
