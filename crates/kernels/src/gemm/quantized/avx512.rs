@@ -14,9 +14,9 @@ use std::arch::x86_64::{
 };
 
 use super::layout::{Codes, Format, LEVELS, Layout, QUAD_BYTES, QUADS, RUN, Scales, with_format};
-use super::{SCALES_MAX, Tile, Unpacked};
+use super::{SCALES_MAX, Tile, Unpacked, fetch_share};
 use crate::gemm::PANEL;
-use crate::gemm::reading::{Reading, fetch};
+use crate::gemm::reading::Reading;
 
 /// Rows up to which a panel is not unpacked where a run has two scales: 6 rows at a time decode it too often.
 const FEW_ROWS: usize = 32;
@@ -135,7 +135,7 @@ impl Few<'_> {
                             for p in 0..P {
                                 let mut codes = [_mm512_set1_epi32(0); SIDE_BY_SIDE];
                                 for (i, codes) in codes[..at_once].iter_mut().enumerate() {
-                                    prefetch::<F, P>(at(p).wrapping_add(ahead), run, q + i);
+                                    fetch_share::<F, P>(at(p).wrapping_add(ahead), run, q + i);
                                     *codes = quad::<F>(run_at(p), q + i);
                                 }
                                 for (r, dots) in dots.iter_mut().enumerate() {
@@ -173,18 +173,6 @@ impl Few<'_> {
                 unsafe { _mm512_storeu_ps(out.add((r * tile.panels + p) * PANEL), sum) };
             }
         }
-    }
-}
-
-/// What is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the loads go. A whole run's at once would
-/// fill the core's line buffers, and loads would wait behind them.
-#[inline(always)]
-fn prefetch<F: Format, const STREAMS: usize>(ahead: *const u8, run: usize, q: usize) {
-    // A run's share of the chunk, scales included.
-    let bytes = F::LAYOUT.chunk_bytes() / (F::SCALES.chunk_cols() / RUN);
-    let lines = bytes.div_ceil(64);
-    for line in q * lines / QUADS..(q + 1) * lines / QUADS {
-        fetch::<STREAMS>(ahead.wrapping_add(run * bytes + 64 * line));
     }
 }
 
@@ -328,7 +316,7 @@ unsafe fn unpack_format<F: Format, const STREAMS: usize>(
             unsafe {
                 let at = chunk.as_ptr().add(F::SCALES.bytes() + within * F::CODES.run_bytes());
                 for q in 0..QUADS {
-                    prefetch::<F, STREAMS>(chunk.as_ptr().wrapping_add(ahead), within, q);
+                    fetch_share::<F, STREAMS>(chunk.as_ptr().wrapping_add(ahead), within, q);
                     let codes = codes.as_mut_ptr().add(q * QUAD_BYTES).cast();
                     _mm512_storeu_si512(codes, quad::<F>(at, q));
                 }

@@ -106,7 +106,7 @@ pub(super) fn block_product(
     };
     tile.check(block);
     block.fill(0.0);
-    if few_rows(isa, &tile, block) {
+    if straight(isa, &tile, block, work) {
         return;
     }
     for_stretches(&tile, 0..tile.cols, work, |first, stretch| {
@@ -166,35 +166,45 @@ impl Tile<'_> {
     }
 }
 
-/// Whether the ISA has a way of its own for few rows; then it took it.
-fn few_rows(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) -> bool {
+/// What is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the loads go. A whole run's at once would
+/// fill the core's line buffers, and loads would wait behind them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn fetch_share<F: layout::Format, const STREAMS: usize>(ahead: *const u8, run: usize, q: usize) {
+    // A run's share of the chunk, scales included.
+    let bytes = F::LAYOUT.chunk_bytes() / (F::SCALES.chunk_cols() / RUN);
+    let lines = bytes.div_ceil(64);
+    for line in q * lines / layout::QUADS..(q + 1) * lines / layout::QUADS {
+        super::reading::fetch::<STREAMS>(ahead.wrapping_add(run * bytes + 64 * line));
+    }
+}
+
+/// Multiplies straight from the panels where the ISA has a way to do so and it is the better one; `false` if not.
+fn straight(isa: Isa, tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx512 && avx512::available() {
         return avx512::few_rows(tile, block);
     }
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx2 {
-        return avx2::few_rows(tile, block);
+        avx2::multiply(tile, block, work);
+        return true;
     }
     false
 }
 
 fn unpack(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx if avx512::available() => avx512::unpack(tile, first, stretch),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx => avx2::unpack(tile, first, stretch),
-        _ => scalar::unpack(tile, first, stretch),
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        return avx512::unpack(tile, first, stretch);
     }
+    scalar::unpack(tile, first, stretch);
 }
 
 fn multiply(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx if avx512::available() => avx512::multiply(tile, first, stretch, block),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx => avx2::multiply(tile, first, stretch, block),
-        _ => scalar::multiply(tile, first, stretch, block),
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
+        return avx512::multiply(tile, first, stretch, block);
     }
+    scalar::multiply(tile, first, stretch, block);
 }

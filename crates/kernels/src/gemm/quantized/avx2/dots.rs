@@ -1,0 +1,81 @@
+//! Products of codes with activations, which add up in 16 and 32 bits.
+//!
+//! Codes of up to 6 bits: `vpmaddubsw` adds two products in 16 bits and saturates, which a pair can't reach: it is at
+//! most `2 · 127 · code`. So eight quads of 4-bit codes, four of 5 bits or two of 6 bits are summed there before
+//! `vpmaddwd` widens them ([`group`]): two instructions for 32 products instead of four.
+//!
+//! Codes of 8 bits reach the limit. Even and odd columns are taken apart into words, and `vpmaddwd` multiplies
+//! those: four instructions for 32 products, where `vpmaddubsw` with signs moved to the activations takes five, three of them
+//! on two ports.
+
+use std::arch::asm;
+use std::arch::x86_64::{
+    __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
+    _mm256_set1_epi16, _mm256_srli_epi16,
+};
+
+use crate::gemm::quantized::layout::Codes;
+
+/// Quads whose products are added in 16 bits: `group · 2 · 127 · largest code` is at most 32,767.
+pub(super) const fn group(codes: Codes) -> usize {
+    match codes {
+        Codes::Four => 8,
+        Codes::Five => 4,
+        Codes::Six => 2,
+        Codes::Eight | Codes::Table => 1,
+    }
+}
+
+/// Whether codes need all of 8 bits.
+pub(super) const fn wide(codes: Codes) -> bool {
+    matches!(codes, Codes::Eight | Codes::Table)
+}
+
+/// Adds the products of both halves of a quad with four columns of a row, two products per 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn add_pairs(pairs: &mut [__m256i; 2], codes: [__m256i; 2], x: __m256i) {
+    for (pairs, code) in pairs.iter_mut().zip(codes) {
+        *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(code, x));
+    }
+    in_turn(pairs);
+}
+
+/// Even and odd columns of a quad.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn words(code: __m256i) -> [__m256i; 2] {
+    [_mm256_and_si256(code, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(code)]
+}
+
+/// Adds the products of both halves of a quad with even and odd columns of a row.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn add_words(dots: &mut [__m256i; 2], codes: [[__m256i; 2]; 2], x: [__m256i; 2]) {
+    for (dot, [even, odd]) in dots.iter_mut().zip(codes) {
+        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(even, x[0]));
+        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(odd, x[1]));
+    }
+    in_turn(dots);
+}
+
+/// Adds pairs in 32 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn widen(dots: &mut [__m256i; 2], pairs: [__m256i; 2]) {
+    for (dot, pairs) in dots.iter_mut().zip(pairs) {
+        *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+}
+
+/// Keeps the order of the source. The compiler's own loads the activations of all quads before it uses any, and there are
+/// sixteen registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_turn(sums: &mut [__m256i; 2]) {
+    let [left, right] = sums;
+    // SAFETY: no instruction.
+    unsafe {
+        asm!("/* {} {} */", inout(ymm_reg) * left, inout(ymm_reg) * right, options(nostack, preserves_flags));
+    }
+}
