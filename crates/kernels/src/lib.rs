@@ -36,6 +36,8 @@ mod compute;
 pub mod encode;
 mod error;
 pub mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod in_turn;
 mod isa;
 mod math;
 pub mod matmul;

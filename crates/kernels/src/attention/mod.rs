@@ -115,6 +115,12 @@ impl Ahead {
         Ahead { first: self.first.wrapping_add(row * self.stride), ..self }
     }
 
+    /// How often 256 bytes are in so many rows.
+    #[inline(always)]
+    fn parts(self, rows: usize) -> usize {
+        rows << usize::from(self.long)
+    }
+
     /// The address of the `index`th 256 bytes, counted over all rows.
     #[inline(always)]
     fn part(self, index: usize) -> *const i8 {

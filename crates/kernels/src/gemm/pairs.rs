@@ -40,7 +40,7 @@ pub(super) fn multiply(tile: &Tile<'_>, x: &[u16], block: &mut [f32]) {
     assert!((tile.panels - 1) * tile.panel_bytes + end <= tile.weights.len());
     assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
     let reading = Reading::here();
-    let (streams, ahead) = (reading.streams, reading.ahead(tile.rows, true));
+    let (streams, ahead) = (reading.streams, reading.ahead(tile.rows == 1));
     // What is bound by memory goes as memory is read best; else weights are used as often as possible.
     let step = match tile.rows {
         1..=ROWS => 2 * streams[1],
@@ -213,7 +213,7 @@ unsafe fn fp8_rows<const P: usize, const R: usize>(
     data: *const u8,
     out: *mut f32,
 ) {
-    let (tables, ahead) = (Tables::load(), Reading::here().ahead(R, true));
+    let (tables, ahead) = (Tables::load(), Reading::here().ahead(R == 1));
     let mut totals = [[_mm512_setzero_ps(); P]; R];
     for chunk in 0..job.chunks {
         let at = |p: usize| data.wrapping_add(p * job.panel_bytes + chunk * fp8::CHUNK_BYTES);

@@ -34,9 +34,9 @@ impl Reading {
         *HERE
     }
 
-    /// How far ahead of its use a line is fetched where so many rows are multiplied by lines that are read `in_order`.
-    pub(super) fn ahead(&self, rows: usize, in_order: bool) -> usize {
-        self.ahead[usize::from(rows > 1 || !in_order)]
+    /// How far ahead of its use a line is fetched: `only_lines` where one row is multiplied by whole lines in order.
+    pub(super) fn ahead(&self, only_lines: bool) -> usize {
+        self.ahead[usize::from(!only_lines)]
     }
 }
 

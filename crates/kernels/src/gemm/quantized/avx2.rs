@@ -36,7 +36,7 @@ pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) {
 }
 
 fn by_strips<F: Format>(tile: &Tile<'_>, block: &mut [f32], work: &mut [i16]) {
-    let ahead = Reading::here().ahead(tile.rows, F::CODES.in_order());
+    let ahead = Reading::here().ahead(false);
     let each = tile.rows.div_ceil(tile.rows.div_ceil(rows_at_a_time(F::CODES)));
     for first in (0..tile.cols).step_by(COLS_MAX) {
         let cols = COLS_MAX.min(tile.cols - first);

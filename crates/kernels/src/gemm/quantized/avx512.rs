@@ -51,7 +51,7 @@ pub(super) fn few_rows(tile: &Tile<'_>, block: &mut [f32]) -> bool {
 
 fn by_panels<F: Format>(tile: &Tile<'_>, block: &mut [f32]) {
     let reading = Reading::here();
-    let ([one, some], ahead) = (reading.streams, reading.ahead(tile.rows, F::CODES.in_order()));
+    let ([one, some], ahead) = (reading.streams, reading.ahead(tile.rows == 1 && F::CODES.in_order()));
     let streams = match tile.rows {
         1 => one,
         2..=4 => some,
@@ -300,7 +300,7 @@ unsafe fn unpack_format<F: Format, const STREAMS: usize>(
     stretch: &mut Unpacked<'_>,
 ) {
     let (chunk_cols, per_run) = (F::SCALES.chunk_cols(), F::SCALES.per_run());
-    let ahead = Reading::here().ahead(tile.rows, F::CODES.in_order());
+    let ahead = Reading::here().ahead(false);
     for panel in 0..tile.panels {
         let codes = &mut stretch.codes[panel * Unpacked::PANEL_CODES..][..stretch.cols * PANEL];
         let runs = stretch.cols / RUN;

@@ -8,13 +8,13 @@
 //! those: four instructions for 32 products, where `vpmaddubsw` with signs moved to the activations takes five, three of them
 //! on two ports.
 
-use std::arch::asm;
 use std::arch::x86_64::{
     __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
     _mm256_set1_epi16, _mm256_srli_epi16,
 };
 
 use crate::gemm::quantized::layout::Codes;
+use crate::in_turn;
 
 /// Quads whose products are added in 16 bits: `group · 2 · 127 · largest code` is at most 32,767.
 pub(super) const fn group(codes: Codes) -> usize {
@@ -38,7 +38,7 @@ pub(super) fn add_pairs(pairs: &mut [__m256i; 2], codes: [__m256i; 2], x: __m256
     for (pairs, code) in pairs.iter_mut().zip(codes) {
         *pairs = _mm256_add_epi16(*pairs, _mm256_maddubs_epi16(code, x));
     }
-    in_turn(pairs);
+    in_turn::integers(pairs);
 }
 
 /// Even and odd columns of a quad.
@@ -56,7 +56,7 @@ pub(super) fn add_words(dots: &mut [__m256i; 2], codes: [[__m256i; 2]; 2], x: [_
         *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(even, x[0]));
         *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(odd, x[1]));
     }
-    in_turn(dots);
+    in_turn::integers(dots);
 }
 
 /// Adds pairs in 32 bits.
@@ -65,17 +65,5 @@ pub(super) fn add_words(dots: &mut [__m256i; 2], codes: [[__m256i; 2]; 2], x: [_
 pub(super) fn widen(dots: &mut [__m256i; 2], pairs: [__m256i; 2]) {
     for (dot, pairs) in dots.iter_mut().zip(pairs) {
         *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
-}
-
-/// Keeps the order of the source. The compiler's own loads the activations of all quads before it uses any, and there are
-/// sixteen registers.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn in_turn(sums: &mut [__m256i; 2]) {
-    let [left, right] = sums;
-    // SAFETY: no instruction.
-    unsafe {
-        asm!("/* {} {} */", inout(ymm_reg) * left, inout(ymm_reg) * right, options(nostack, preserves_flags));
     }
 }
