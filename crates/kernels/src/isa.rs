@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub enum Isa {
     /// Portable Rust: the reference of every kernel.
     Scalar,
-    /// x86-64 with AVX2, FMA and F16C: 8 f32 lanes.
+    /// x86-64 with AVX2, FMA and F16C: 8 f32 lanes. Products of bytes take AVX-VNNI where it is.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 f32 lanes.
     Avx512,

@@ -36,6 +36,8 @@ mod compute;
 pub mod encode;
 mod error;
 pub mod gemm;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod illegal;
 #[cfg(target_arch = "x86_64")]
 mod in_turn;
 mod isa;

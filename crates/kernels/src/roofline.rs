@@ -122,7 +122,8 @@ pub enum Multiplier {
     F32,
     /// The AMX tile unit in bf16.
     Bf16Tiles,
-    /// Integer vectors of the ISA, u8 × i8 into i32: `vpdpbusd`, or `vpmaddubsw` with `vpmaddwd`.
+    /// Integer vectors of the ISA, u8 × i8 into i32: `vpdpbusd`, or `vpmaddubsw` with `vpmaddwd` (which codes of up to 6
+    /// bits need not widen each time).
     Int8,
     /// The AMX tile unit in int8, with i32 sums.
     Int8Tiles,
@@ -210,6 +211,11 @@ fn multiply_int8(isa: Isa) -> f64 {
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an Isa value other than Scalar exists only after detection.
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx if is_x86_feature_detected!("avxvnni") => unsafe {
+            in_registers::avx_vnni(TURNS)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an Isa value other than Scalar exists only after detection.
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { in_registers::maddubs(TURNS) },
         _ => unreachable!("asked only of vector ISAs"),
     };
@@ -268,6 +274,21 @@ mod in_registers {
         }
         black_box(sums);
         CHAINS * 64
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) fn avx_vnni(turns: usize) -> usize {
+        use std::arch::x86_64::{_mm256_dpbusd_avx_epi32, _mm256_set1_epi8, _mm256_setzero_si256};
+        let (a, b) = black_box((_mm256_set1_epi8(1), _mm256_set1_epi8(-1)));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        CHAINS * 32
     }
 
     #[cfg(target_arch = "x86_64")]

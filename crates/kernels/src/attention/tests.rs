@@ -467,7 +467,7 @@ fn products_of_bf16_compute_the_equation() {
         // What stands around the tiles is AVX-512 code, which nothing emulates.
         return;
     }
-    crate::gemm::emulate_amx();
+    crate::illegal::install();
     for isa in [Isa::Amx, Isa::Avx512].into_iter().filter(|&isa| halves::Unit::available(isa)) {
         check_halves(isa);
     }

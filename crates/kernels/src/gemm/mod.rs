@@ -47,12 +47,14 @@ pub use format::{Precision, Precisions, WeightFormat};
 pub use packed::{LAYOUT, PANEL, PackedMatrix, packed_bytes};
 
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
-pub(crate) use amx::emulator::install as emulate_amx;
+pub(crate) use amx::emulator::step as step_amx;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use amx::{
     Shape as AmxShape, available as amx_available, int8_available as amx_int8_available, peak as amx_peak,
     release as amx_release,
 };
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use quantized::avx2::tests::step as step_vnni;
 
 use crate::shared::{SharedSlice, Window};
 use crate::{Compute, Isa};

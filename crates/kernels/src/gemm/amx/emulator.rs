@@ -1,80 +1,29 @@
 //! The AMX tile unit in software, so that its code is tested where no such unit exists.
 //!
-//! Without the unit its instructions raise SIGILL. The handler installed here decodes the bytes at
-//! the instruction pointer as the manual (Intel SDM, volume 2) writes them, executes them on a
-//! [`Machine`] of the thread, and steps over them. So what is tested is the machine code itself:
-//! encodings, addresses, strides and shapes, not only the arithmetic. Every rule whose violation
-//! faults on hardware ends the process with a message.
-//!
-//! Handlers are entered only from the instructions themselves, so the thread is never inside the
-//! machine, the allocator or a lock; the machine's storage is constant-initialised and has no
-//! destructor. Any other illegal instruction gets the treatment it had before.
+//! Each instruction is decoded from its bytes ([`crate::illegal`] says how it gets here) as the manual (Intel SDM,
+//! volume 2) writes them, and executed on a [`Machine`] of the thread, whose storage is constant-initialised and has no
+//! destructor. Every rule whose violation faults on hardware ends the process with a message.
 
 use std::cell::RefCell;
-use std::sync::Once;
 
 /// Tiles of palette 1, rows of a tile, and bytes of a row.
 const TILES: usize = 8;
 const ROWS: usize = 16;
 const ROW_BYTES: usize = 64;
 
-/// Makes AMX instructions work in this process, unless the processor has them.
-pub(crate) fn install() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        if super::available() {
-            return;
-        }
-        let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
-            on_illegal_instruction;
-        // SAFETY: an all-zero sigaction is valid (empty mask, no flags).
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = handler as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        // SAFETY: the handler has the signature that SA_SIGINFO asks for.
-        let status = unsafe { libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()) };
-        assert_eq!(status, 0, "SIGILL can be handled");
-    });
-}
-
 thread_local! {
     static MACHINE: RefCell<Machine> = const { RefCell::new(Machine::RESET) };
 }
 
-/// The context's name of each general register, in the order of its encoding.
-#[rustfmt::skip]
-const REGISTERS: [libc::c_int; 16] = [
-    libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX, libc::REG_RSP, libc::REG_RBP,
-    libc::REG_RSI, libc::REG_RDI, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
-    libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
-];
-
-extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel hands every SA_SIGINFO handler the interrupted thread's context.
-    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let pointer = registers[libc::REG_RIP as usize] as u64;
-    // SAFETY: the processor has just fetched the instruction from there.
-    let byte = |offset: u64| unsafe { *((pointer + offset) as *const u8) };
-    let Some((instruction, len)) = decode(pointer, byte, |r| registers[REGISTERS[r] as usize] as u64) else {
-        // SAFETY: restores the default; the instruction then faults again and ends the process.
-        unsafe { libc::signal(libc::SIGILL, libc::SIG_DFL) };
-        return;
-    };
+/// Executes the instruction at `pointer`, if it is one of the unit's; its length, or the rule that it breaks.
+pub(crate) fn step(
+    pointer: u64,
+    byte: impl Fn(u64) -> u8,
+    register: impl Fn(usize) -> u64,
+) -> Option<Result<u64, &'static str>> {
+    let (instruction, len) = decode(pointer, byte, register)?;
     // SAFETY: the program promises that the addresses it hands to the unit are good.
-    match MACHINE.with_borrow_mut(|machine| unsafe { machine.execute(instruction) }) {
-        Ok(()) => registers[libc::REG_RIP as usize] = (pointer + len) as i64,
-        Err(rule) => fail(rule),
-    }
-}
-
-/// Says which rule was broken and ends the process, with calls that signal handlers may make.
-fn fail(rule: &str) -> ! {
-    for text in ["AMX emulator: this faults on hardware: ", rule, "\n"] {
-        // SAFETY: writes a string that is alive to standard error.
-        unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
-    }
-    // SAFETY: ends the process.
-    unsafe { libc::abort() }
+    Some(MACHINE.with_borrow_mut(|machine| unsafe { machine.execute(instruction) }).map(|()| len))
 }
 
 /// Rows of a tile in memory: the first one's address, and the distance between them.

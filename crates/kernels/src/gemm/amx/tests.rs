@@ -3,7 +3,8 @@
 use fathom_numeric::bf16;
 
 use super::super::{Activations, Epilogue, Group, Output, PackedMatrix, Precision, Rows, gemm, scalar};
-use super::{emulator, *};
+use super::*;
+use crate::illegal;
 use crate::pool::ThreadPool;
 use crate::roofline::{self, Multiplier};
 use crate::shared::SharedSlice;
@@ -23,7 +24,7 @@ fn halves(count: usize, seed: usize) -> Vec<u16> {
 /// The emulator by itself, on instructions written out: one 16 × 32 by 32 × 16 product.
 #[test]
 fn one_product_of_tiles() {
-    emulator::install();
+    illegal::install();
     let (a, b) = (halves(16 * 32, 1), halves(16 * 32, 2));
     let mut sums: Vec<f32> = (0..16 * 20).map(|i| i as f32).collect();
     // SAFETY: a and b are tiles of 16 rows of 64 bytes, sums has 16 rows of 16 numbers, 20 apart.
@@ -111,7 +112,7 @@ fn check_tile(rows: usize, panels: usize, cols: usize, first_col: usize, accumul
 
 #[test]
 fn tiles_of_every_height_and_width() {
-    emulator::install();
+    illegal::install();
     for rows in 1..=70 {
         for panels in 1..=4 {
             // Every number of columns meets every number of rows, in turns of the other choices.
@@ -123,7 +124,7 @@ fn tiles_of_every_height_and_width() {
 
 #[test]
 fn tiles_of_every_length() {
-    emulator::install();
+    illegal::install();
     for cols in (0..=320).step_by(32).chain([NEAR_COLS + 32, 2 * NEAR_COLS, 2 * NEAR_COLS + 96]) {
         for (rows, panels) in [(1, 4), (16, 3), (17, 1), (32, 2), (33, 3), (64, 1), (67, 4), (96, 2)] {
             for accumulate in [false, true] {
@@ -135,7 +136,7 @@ fn tiles_of_every_length() {
 
 /// A computer that claims to have AMX.
 fn computer(threads: usize) -> Compute {
-    emulator::install();
+    illegal::install();
     Compute { isa: Isa::Amx, pool: ThreadPool::new(threads).expect("a few threads") }
 }
 
@@ -185,7 +186,7 @@ fn the_unit_has_peaks() {
 /// Four tiles of sums of `steps · 64` products of ones.
 #[test]
 fn streams_multiply_every_byte_once() {
-    emulator::install();
+    illegal::install();
     let mut streams = peak::Streams::new(peak::Kind::Int8);
     assert_eq!(streams.multiply(), 4.0 * 4.0 * 32768.0);
     assert!(streams.sums().iter().all(|sum| sum.to_bits() == 4 * 64), "{:?}", streams.sums());

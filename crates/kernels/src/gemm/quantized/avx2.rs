@@ -1,4 +1,4 @@
-//! Integer products in 8 lanes of i32 with `vpmaddubsw` and `vpmaddwd`.
+//! Integer products in 8 lanes of i32 with `vpmaddubsw` and `vpmaddwd`, or with `vpdpbusd` of AVX-VNNI.
 //!
 //! All rows are multiplied straight from the panels, six at a time, of 8-bit codes four: decoding a panel again costs less
 //! than writing it down and reading it back, whatever the number of rows (docs/LOG.md).
@@ -6,6 +6,8 @@
 mod codes;
 mod dots;
 mod strip;
+#[cfg(all(test, target_os = "linux"))]
+pub(in crate::gemm) mod tests;
 
 use std::arch::x86_64::{
     _mm_loadu_si128, _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi8_epi16,
@@ -22,9 +24,14 @@ use strip::Strip;
 /// Lanes of a register, half a panel.
 const LANES: usize = PANEL / 2;
 
+/// Whether codes are taken apart into words: those that fill 8 bits, where no instruction multiplies bytes by four.
+const fn in_words(codes: Codes, fours: bool) -> bool {
+    wide(codes) && !fours
+}
+
 /// Rows that are multiplied at a time: their integer sums, two registers each, leave room for codes and activations.
-const fn rows_at_a_time(codes: Codes) -> usize {
-    if wide(codes) { 4 } else { 6 }
+const fn rows_at_a_time(codes: Codes, fours: bool) -> usize {
+    if in_words(codes, fours) { 4 } else { 6 }
 }
 
 /// Columns that are multiplied at a time: as many words of four rows fit the working memory.
@@ -32,12 +39,28 @@ const COLS_MAX: usize = 64 * CHUNK_COLS_MAX;
 
 /// `block += x · W[panels]ᵀ` for all rows of a tile.
 pub(super) fn multiply(tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) {
-    with_format!(tile.format, F => by_strips::<F>(tile, block, bytemuck::cast_slice_mut(work)));
+    // SAFETY: the dispatcher chose this ISA because the CPU has it.
+    unsafe {
+        match dots::fours_available() {
+            true => multiply_with::<true>(tile, block, work),
+            false => multiply_with::<false>(tile, block, work),
+        }
+    }
 }
 
-fn by_strips<F: Format>(tile: &Tile<'_>, block: &mut [f32], work: &mut [i16]) {
+/// # Safety
+/// The CPU has AVX2, FMA and F16C, and AVX-VNNI if `FOURS`.
+unsafe fn multiply_with<const FOURS: bool>(tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) {
+    // SAFETY: this function's contract.
+    with_format!(tile.format, F => unsafe { by_strips::<F, FOURS>(tile, block, bytemuck::cast_slice_mut(work)) });
+}
+
+/// # Safety
+/// As [`multiply_with`].
+unsafe fn by_strips<F: Format, const FOURS: bool>(tile: &Tile<'_>, block: &mut [f32], work: &mut [i16]) {
     let ahead = Reading::here().ahead(false);
-    let each = tile.rows.div_ceil(tile.rows.div_ceil(rows_at_a_time(F::CODES)));
+    let in_words = in_words(F::CODES, FOURS);
+    let each = tile.rows.div_ceil(tile.rows.div_ceil(rows_at_a_time(F::CODES, FOURS)));
     for first in (0..tile.cols).step_by(COLS_MAX) {
         let cols = COLS_MAX.min(tile.cols - first);
         let first_chunk = first / F::SCALES.chunk_cols() * F::LAYOUT.chunk_bytes();
@@ -45,10 +68,10 @@ fn by_strips<F: Format>(tile: &Tile<'_>, block: &mut [f32], work: &mut [i16]) {
             let rows = each.min(tile.rows - row);
             let (codes, heads) = tile.row(row, first);
             let (mut x, mut x_stride) = (codes.as_ptr().cast::<u8>(), tile.x.stride);
-            if wide(F::CODES) {
+            if in_words {
                 for r in 0..rows {
                     let words = &mut work[r * cols..][..cols];
-                    // SAFETY: the dispatcher chose this ISA because the CPU has it.
+                    // SAFETY: this function's contract.
                     unsafe { take_apart(&tile.row(row + r, first).0[..cols], words) };
                 }
                 (x, x_stride) = (work.as_ptr().cast(), 2 * cols);
@@ -65,16 +88,15 @@ fn by_strips<F: Format>(tile: &Tile<'_>, block: &mut [f32], work: &mut [i16]) {
                     out: block[(row * tile.panels + panel) * PANEL..].as_mut_ptr(),
                     out_stride: tile.panels * PANEL,
                 };
-                // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; the dispatcher chose this ISA
-                // because the CPU has it.
+                // SAFETY: `Tile::check` bounded the rows of x, the chunks and the block; this function's contract.
                 unsafe {
-                    match (wide(F::CODES), rows) {
-                        (_, 1) => strip.multiply::<F, 1>(),
-                        (_, 2) => strip.multiply::<F, 2>(),
-                        (_, 3) => strip.multiply::<F, 3>(),
-                        (_, 4) => strip.multiply::<F, 4>(),
-                        (false, 5) => strip.multiply::<F, 5>(),
-                        (false, 6) => strip.multiply::<F, 6>(),
+                    match (in_words, rows) {
+                        (_, 1) => strip.multiply::<F, 1, FOURS>(),
+                        (_, 2) => strip.multiply::<F, 2, FOURS>(),
+                        (_, 3) => strip.multiply::<F, 3, FOURS>(),
+                        (_, 4) => strip.multiply::<F, 4, FOURS>(),
+                        (false, 5) => strip.multiply::<F, 5, FOURS>(),
+                        (false, 6) => strip.multiply::<F, 6, FOURS>(),
                         (_, other) => unreachable!("{other} rows at a time"),
                     }
                 }

@@ -20,7 +20,7 @@ pub(crate) mod layout;
 mod pack;
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(in crate::gemm) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]

@@ -7,7 +7,10 @@
 //! Codes of 8 bits reach the limit. Even and odd columns are taken apart into words, and `vpmaddwd` multiplies
 //! those: four instructions for 32 products, where `vpmaddubsw` with signs moved to the activations takes five, three of them
 //! on two ports.
+//!
+//! Where there is AVX-VNNI, `vpdpbusd` multiplies and adds 32 bytes of any of them at once.
 
+use std::arch::asm;
 use std::arch::x86_64::{
     __m256i, _mm256_add_epi16, _mm256_add_epi32, _mm256_and_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
     _mm256_set1_epi16, _mm256_srli_epi16,
@@ -57,6 +60,27 @@ pub(super) fn add_words(dots: &mut [__m256i; 2], codes: [[__m256i; 2]; 2], x: [_
         *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(odd, x[1]));
     }
     in_turn::integers(dots);
+}
+
+/// Whether the processor has AVX-VNNI.
+pub(super) fn fours_available() -> bool {
+    is_x86_feature_detected!("avxvnni")
+}
+
+/// Adds the products of both halves of a quad with four columns of a row, and keeps them in turn.
+///
+/// # Safety
+/// The CPU has AVX-VNNI.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn add_fours(dots: &mut [__m256i; 2], codes: [__m256i; 2], x: __m256i) {
+    for (dot, code) in dots.iter_mut().zip(codes) {
+        // SAFETY: this function's contract.
+        unsafe {
+            asm!("{{vex}} vpdpbusd {dot}, {code}, {x}", dot = inout(ymm_reg) *dot, code = in(ymm_reg) code,
+                x = in(ymm_reg) x, options(nostack, preserves_flags));
+        }
+    }
 }
 
 /// Adds pairs in 32 bits.

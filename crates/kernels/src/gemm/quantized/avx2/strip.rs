@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 
 use super::LANES;
 use super::codes::{minimum, quad, scale};
-use super::dots::{add_pairs, add_words, group, wide, widen, words};
+use super::dots::{add_fours, add_pairs, add_words, group, wide, widen, words};
 use crate::gemm::activations::RunHead;
 use crate::gemm::quantized::fetch_share;
 use crate::gemm::quantized::layout::{Format, QUADS, RUN};
@@ -26,7 +26,7 @@ macro_rules! quads {
 
 /// Some rows times some columns of one panel.
 pub(super) struct Strip {
-    /// Codes, or of wide formats words as [`take_apart`](super::take_apart) makes them; rows so many bytes apart.
+    /// Codes, or of wide formats without AVX-VNNI words as [`take_apart`](super::take_apart) makes them; rows so many bytes apart.
     pub(super) x: *const u8,
     pub(super) x_stride: usize,
     /// Of the same runs.
@@ -41,12 +41,12 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// `R` rows.
+    /// `R` rows, with AVX-VNNI if `FOURS`.
     ///
     /// # Safety
-    /// There is as much as it says; the CPU has AVX2, FMA and F16C.
+    /// There is as much as it says; the CPU has AVX2, FMA and F16C, and AVX-VNNI if `FOURS`.
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn multiply<F: Format, const R: usize>(&self) {
+    pub(super) unsafe fn multiply<F: Format, const R: usize, const FOURS: bool>(&self) {
         let &Strip { x, x_stride, heads, heads_stride, chunks, cols, ahead, out, out_stride } = self;
         let (chunk_runs, per_run) = (F::SCALES.chunk_cols() / RUN, F::SCALES.per_run());
         let (quads, group, wide) = (QUADS / per_run, group(F::CODES), wide(F::CODES));
@@ -76,7 +76,11 @@ impl Strip {
                         }
                     }
                     let codes = [quad::<F>(lines, q), quad::<F>(lines.add(32), q)];
-                    if wide {
+                    if FOURS {
+                        for (r, dots) in dots.iter_mut().enumerate() {
+                            add_fours(dots, codes, lanes(x.add(r * x_stride + run * RUN + 4 * q)));
+                        }
+                    } else if wide {
                         let codes = [words(codes[0]), words(codes[1])];
                         for (r, dots) in dots.iter_mut().enumerate() {
                             let x = x.add(r * x_stride + 2 * (run * RUN + 4 * q));
