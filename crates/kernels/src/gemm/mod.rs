@@ -54,7 +54,7 @@ pub(crate) use amx::{
     release as amx_release,
 };
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
-pub(crate) use quantized::avx2::tests::step as step_vnni;
+pub(crate) use quantized::step_vnni;
 
 use crate::shared::{SharedSlice, Window};
 use crate::{Compute, Isa};

@@ -7,7 +7,7 @@ mod codes;
 mod dots;
 mod strip;
 #[cfg(all(test, target_os = "linux"))]
-pub(in crate::gemm) mod tests;
+pub(super) mod tests;
 
 use std::arch::x86_64::{
     _mm_loadu_si128, _mm256_broadcastsi128_si256, _mm256_castsi256_si128, _mm256_cvtepi8_epi16,

@@ -5,9 +5,9 @@
 //! are bound by the integer multiplier (`vpdpbusd`: 64 products) and by one
 //! conversion, one product and one fused multiply-add per 16 sums of a run.
 //!
-//! **Three ways.** A few rows multiply straight from the panel, decoded in registers, made for
-//! each format by the compiler. More rows share panels unpacked into the first-level cache
-//! ([`Unpacked`]): there one kernel serves all formats. Where there is a tile unit, many rows meet weights decoded to bf16 ([`decoded`]): another
+//! **Three ways.** A few rows (on AVX2 any number) multiply straight from the panel, decoded in registers, made for
+//! each format by the compiler. More rows share panels unpacked into the first-level cache ([`Unpacked`]): there one
+//! kernel serves all formats. Where there is a tile unit, many rows meet weights decoded to bf16 ([`decoded`]): another
 //! meaning, without the rounding of activations to int8.
 //!
 //! **Numbers** of the first two. For each run of 32 columns, in order, in every ISA and both ways:
@@ -20,7 +20,7 @@ pub(crate) mod layout;
 mod pack;
 
 #[cfg(target_arch = "x86_64")]
-pub(in crate::gemm) mod avx2;
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +31,8 @@ pub(crate) mod tests;
 
 use std::ops::Range;
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+pub(crate) use avx2::tests::step as step_vnni;
 use fathom_numeric::blocks::BlockFormat;
 
 pub(super) use layout::Layout;
@@ -166,8 +168,8 @@ impl Tile<'_> {
     }
 }
 
-/// What is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the loads go. A whole run's at once would
-/// fill the core's line buffers, and loads would wait behind them.
+/// Asks for what is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the
+/// loads go. A whole run's at once would fill the core's line buffers, and loads would wait behind them.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn fetch_share<F: layout::Format, const STREAMS: usize>(ahead: *const u8, run: usize, q: usize) {
