@@ -63,6 +63,8 @@ pub struct Limits {
     pub read_after: Option<Measured>,
     /// Operations of f32 vectors (a product and a sum are two).
     pub f32_flops: Measured,
+    /// Operations of vectors of bf16, where the processor multiplies such.
+    pub bf16_flops: Option<Measured>,
     /// Operations of the AMX tile unit in bf16, where there is one.
     pub bf16_tile_flops: Option<Measured>,
     /// The same with operands from the second-level cache.
@@ -101,6 +103,7 @@ impl Limits {
             read_before: roofline::read_bandwidth(compute, effort.bytes, effort.seconds).into(),
             read_after: None,
             f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
+            bf16_flops: multiply(Multiplier::Bf16),
             bf16_tile_flops: multiply(Multiplier::Bf16Tiles),
             bf16_tile_flops_from_l2: from_l2(Multiplier::Bf16Tiles),
             int8_ops: multiply(Multiplier::Int8),
@@ -126,16 +129,18 @@ impl Limits {
         let tiles =
             |multiplier, rate: Measured, l2| Peak { multiplier, registers: rate.best, from_l2: best(l2) };
         let vectors = |multiplier, rate: Measured| tiles(multiplier, rate, None);
-        match (precision, self.bf16_tile_flops, self.int8_tile_ops, self.int8_ops) {
-            (Some(Precision::Bf16), Some(rate), _, _) => {
-                tiles("bf16 tiles", rate, self.bf16_tile_flops_from_l2)
-            }
-            (Some(Precision::Int8), _, Some(rate), _) => {
-                tiles("int8 tiles", rate, self.int8_tile_ops_from_l2)
-            }
-            (Some(Precision::Int8), _, None, Some(rate)) => vectors("int8 vectors", rate),
-            _ => vectors("f32 FMA", self.f32_flops),
-        }
+        let (tile, vector) = match precision {
+            Some(Precision::Bf16) => (
+                self.bf16_tile_flops.map(|rate| tiles("bf16 tiles", rate, self.bf16_tile_flops_from_l2)),
+                self.bf16_flops.map(|rate| vectors("bf16 vectors", rate)),
+            ),
+            Some(Precision::Int8) => (
+                self.int8_tile_ops.map(|rate| tiles("int8 tiles", rate, self.int8_tile_ops_from_l2)),
+                self.int8_ops.map(|rate| vectors("int8 vectors", rate)),
+            ),
+            _ => (None, None),
+        };
+        tile.or(vector).unwrap_or_else(|| vectors("f32 FMA", self.f32_flops))
     }
 }
 
@@ -161,6 +166,7 @@ mod tests {
             read_before: rate(3.0),
             read_after: None,
             f32_flops: rate(10.0),
+            bf16_flops: Some(rate(20.0)),
             bf16_tile_flops: Some(rate(100.0)),
             bf16_tile_flops_from_l2: Some(rate(60.0)),
             int8_ops: Some(rate(40.0)),
@@ -185,13 +191,13 @@ mod tests {
         );
         assert_eq!(limits.read(), 3.0);
         (limits.bf16_tile_flops, limits.int8_tile_ops, limits.read_after) = (None, None, Some(rate(4.0)));
-        let int8 = ("int8 vectors", 40.0, None);
+        let (bf16, int8) = (("bf16 vectors", 20.0, None), ("int8 vectors", 40.0, None));
         check(
             &limits,
-            [row("bf16", plain), row("fp8", plain), row("q8_0", int8), row("q6_k", int8), row("f32", plain)],
+            [row("bf16", bf16), row("fp8", bf16), row("q8_0", int8), row("q6_k", int8), row("f32", plain)],
         );
-        limits.int8_ops = None;
-        assert_eq!(limits.peak("q8_0").multiplier, "f32 FMA");
+        (limits.bf16_flops, limits.int8_ops) = (None, None);
+        assert_eq!([limits.peak("bf16"), limits.peak("q8_0")].map(|peak| peak.multiplier), ["f32 FMA"; 2]);
         assert_eq!(limits.read(), 4.0);
     }
 }

@@ -14,8 +14,10 @@ impl fmt::Display for Limits {
         }
         writeln!(f, " (from {})", si(self.read_buffer_bytes as f64, "B"))?;
         writeln!(f, "f32 FMA   {}", rate(self.f32_flops, "FLOP/s"))?;
-        if let Some(vectors) = self.int8_ops {
-            writeln!(f, "int8      {}", rate(vectors, "OP/s"))?;
+        for (name, unit, vectors) in [("bf16", "FLOP/s", self.bf16_flops), ("int8", "OP/s", self.int8_ops)] {
+            if let Some(vectors) = vectors {
+                writeln!(f, "{name}      {}", rate(vectors, unit))?;
+            }
         }
         for (name, unit, registers, from_l2) in [
             ("AMX bf16", "FLOP/s", self.bf16_tile_flops, self.bf16_tile_flops_from_l2),

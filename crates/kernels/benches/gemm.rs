@@ -46,6 +46,7 @@ const FORMATS: [WeightFormat; 6] = [
 struct Limits {
     read: f64,
     f32_flops: f64,
+    bf16_flops: Option<f64>,
     tile_flops: Option<f64>,
     int8_ops: Option<f64>,
     int8_tile_ops: Option<f64>,
@@ -57,6 +58,7 @@ impl Limits {
         Self {
             read: read_bandwidth(compute, READ_BYTES, SECONDS).best,
             f32_flops: multiply(Multiplier::F32).expect("every ISA multiplies f32"),
+            bf16_flops: multiply(Multiplier::Bf16),
             tile_flops: multiply(Multiplier::Bf16Tiles),
             int8_ops: multiply(Multiplier::Int8),
             int8_tile_ops: multiply(Multiplier::Int8Tiles),
@@ -66,7 +68,7 @@ impl Limits {
     fn flops(&self, format: WeightFormat) -> f64 {
         let multiplier = match format.precision() {
             Precision::F32 => None,
-            Precision::Bf16 => self.tile_flops,
+            Precision::Bf16 => self.tile_flops.or(self.bf16_flops),
             Precision::Int8 => self.int8_tile_ops.or(self.int8_ops),
         };
         multiplier.unwrap_or(self.f32_flops)

@@ -120,6 +120,8 @@ pub enum Multiplier {
     /// f32 vectors of the ISA: fused multiply and add, or in [`Isa::Scalar`] (which has no fused
     /// one) a product and a sum.
     F32,
+    /// Vectors of pairs of bf16, summed in f32 (`vdpbf16ps`).
+    Bf16,
     /// The AMX tile unit in bf16.
     Bf16Tiles,
     /// Integer vectors of the ISA, u8 × i8 into i32: `vpdpbusd`, or `vpmaddubsw` with `vpmaddwd` (which codes of up to 6
@@ -136,6 +138,10 @@ pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) ->
     let burst: fn(Isa) -> f64 = match multiplier {
         Multiplier::F32 => multiply_f32,
         Multiplier::Int8 if compute.isa > Isa::Scalar => multiply_int8,
+        #[cfg(target_arch = "x86_64")]
+        Multiplier::Bf16 if compute.isa >= Isa::Avx512 && is_x86_feature_detected!("avx512bf16") => {
+            multiply_bf16
+        }
         #[cfg(target_arch = "x86_64")]
         tiles => match tile_kind(compute.isa, tiles)? {
             Kind::Bf16 => |_| amx_peak::in_registers(Kind::Bf16, 500),
@@ -200,6 +206,14 @@ fn multiply_f32(isa: Isa) -> f64 {
     2.0 * (TURNS * lanes) as f64
 }
 
+/// As [`multiply_f32`] for pairs of bf16.
+#[cfg(target_arch = "x86_64")]
+fn multiply_bf16(_: Isa) -> f64 {
+    const TURNS: usize = 20_000;
+    // SAFETY: `multiply_rate` detected the instruction.
+    2.0 * (TURNS * unsafe { in_registers::bf16(TURNS) }) as f64
+}
+
 /// As [`multiply_f32`] for integer vectors; the scalar ISA has none.
 fn multiply_int8(isa: Isa) -> f64 {
     const TURNS: usize = 20_000;
@@ -259,6 +273,23 @@ mod in_registers {
         }
         black_box(sums);
         CHAINS * 8
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn bf16(turns: usize) -> usize {
+        use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi16, _mm512_setzero_ps};
+        // SAFETY: both are 64 bytes, of which every pattern is a value; this one is 1.
+        let ones = || unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi16(0x3f80)) };
+        let (a, b) = black_box((ones(), ones()));
+        let mut sums = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..turns {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, a, b);
+            }
+        }
+        black_box(sums);
+        CHAINS * 32
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -430,6 +461,7 @@ mod tests {
                     let tiles = measure(&compute, Multiplier::Bf16Tiles, 0.001);
                     assert_eq!(tiles.is_some(), isa == Isa::Amx);
                     assert!(measure(&compute, Multiplier::Int8Tiles, 0.001).is_none() || isa == Isa::Amx);
+                    assert!(measure(&compute, Multiplier::Bf16, 0.001).is_none() || isa >= Isa::Avx512);
                 }
             }
         }
