@@ -192,6 +192,8 @@ fn straight(isa: Isa, tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) -> b
         avx2::multiply(tile, block, work);
         return true;
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (isa, tile, block, work);
     false
 }
 
@@ -200,6 +202,8 @@ fn unpack(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
     if isa >= Isa::Avx512 {
         return avx512::unpack(tile, first, stretch);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
     scalar::unpack(tile, first, stretch);
 }
 
@@ -208,5 +212,7 @@ fn multiply(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, blo
     if isa >= Isa::Avx512 {
         return avx512::multiply(tile, first, stretch, block);
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
     scalar::multiply(tile, first, stretch, block);
 }
