@@ -116,12 +116,14 @@ impl Ahead {
     }
 
     /// How often 256 bytes are in so many rows.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn parts(self, rows: usize) -> usize {
         rows << usize::from(self.long)
     }
 
     /// The address of the `index`th 256 bytes, counted over all rows.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn part(self, index: usize) -> *const i8 {
         let long = usize::from(self.long);
