@@ -190,6 +190,16 @@ fn every_isa_and_every_number_of_rows_gives_the_same_bits() {
     }
 }
 
+/// As the dense layers of V3 have: AVX2 takes 16,384 columns at a time.
+#[test]
+fn long_rows_give_the_same_bits() {
+    for isa in Isa::available() {
+        for format in [BlockFormat::Q8_0, BlockFormat::Q4_0, BlockFormat::Q4K, BlockFormat::Q6K] {
+            check_bits(isa, format, [5, 17, 65 * 256]);
+        }
+    }
+}
+
 /// All panels of a unit, columns beyond one stretch of decoded weights, and rows of a group next to others that do
 /// not decode.
 #[test]
