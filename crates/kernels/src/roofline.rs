@@ -456,12 +456,16 @@ mod tests {
                 }
                 let multiply = multiply_rate(&compute, Multiplier::F32, 0.001).expect("always there");
                 check(multiply, &format!("{isa} multiply"));
+                for multiplier in [Multiplier::Bf16, Multiplier::Int8] {
+                    let rate = multiply_rate(&compute, multiplier, 0.001);
+                    rate.into_iter().for_each(|rate| check(rate, &format!("{isa} {multiplier:?}")));
+                    assert!(rate.is_none() || isa > Isa::Scalar);
+                }
                 check(gemm_rate(&compute, WeightFormat::Bf16, [2, 17, 33], 0.0), &format!("{isa} gemm"));
                 for measure in [multiply_rate, multiply_rate_from_l2] {
                     let tiles = measure(&compute, Multiplier::Bf16Tiles, 0.001);
                     assert_eq!(tiles.is_some(), isa == Isa::Amx);
                     assert!(measure(&compute, Multiplier::Int8Tiles, 0.001).is_none() || isa == Isa::Amx);
-                    assert!(measure(&compute, Multiplier::Bf16, 0.001).is_none() || isa >= Isa::Avx512);
                 }
             }
         }
