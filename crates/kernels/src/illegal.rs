@@ -56,7 +56,7 @@ extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, co
     }
 }
 
-/// Says which rule was broken and ends the process, with calls that signal handlers may make.
+/// Says which rule of the tile unit was broken and ends the process, with calls that signal handlers may make.
 fn fail(rule: &str) -> ! {
     for text in ["AMX emulator: this faults on hardware: ", rule, "\n"] {
         // SAFETY: writes a string that is alive to standard error.

@@ -1,8 +1,8 @@
 //! Products in the order of the source.
 //!
 //! The compiler moves loads up as far as it can, sums of several rows then no longer fit the sixteen registers of AVX2,
-//! and what does not fit lies on the stack: one sum there, stored and read back in each turn of a loop, makes the loop a third
-//! longer. Sums that pass through here, after each row's products, are where the source has them.
+//! and what does not fit lies on the stack, stored and read back in each turn of a loop: one such sum was a quarter of the
+//! time of attention (docs/LOG.md, 2026-11-30). Sums that pass through here, after each row's products, are where the source has them.
 
 use std::arch::asm;
 use std::arch::x86_64::{__m256, __m256i};
