@@ -38,6 +38,22 @@ const STEPS: &[Step] = &[
         },
         mend: "mend the first warning above (if cargo knows no `clippy`: `rustup component add clippy`)",
     },
+    Step {
+        name: "scalar",
+        action: Action::Cargo {
+            args: &[
+                "clippy",
+                "--package=fathom-kernels",
+                "--all-targets",
+                "--features=scalar-only",
+                "--",
+                "-D",
+                "warnings",
+            ],
+            env: &[],
+        },
+        mend: "put what only vector kernels have under `#[cfg(vector_kernels)]`: other architectures have none",
+    },
     Step { name: "tidy", action: Action::Own(tidy::run), mend: "each line above says how to mend it" },
     Step { name: "map", action: Action::Own(crate_map::check), mend: "run `cargo xtask map`" },
     Step {
@@ -121,7 +137,7 @@ mod tests {
 
     #[test]
     fn all_steps_in_order_when_none_is_named() {
-        assert_eq!(names(&[]), ["fmt", "clippy", "tidy", "map", "tests", "docs"]);
+        assert_eq!(names(&[]), ["fmt", "clippy", "scalar", "tidy", "map", "tests", "docs"]);
     }
 
     #[test]
@@ -139,7 +155,7 @@ mod tests {
     #[test]
     fn a_failing_command_is_an_error_that_shows_the_command() {
         use std::os::unix::process::ExitStatusExt;
-        let action = &STEPS[5].action;
+        let action = &STEPS.last().expect("there are steps").action;
         let message = verdict(action, ExitStatus::from_raw(1 << 8)).unwrap_err().to_string();
         assert!(message.contains("RUSTDOCFLAGS='-D warnings' cargo doc"), "{message}");
         verdict(action, ExitStatus::from_raw(0)).unwrap();

@@ -27,6 +27,7 @@ The house's own commands.
   cargo xtask check            everything a reviewer would run, in this order, stopping at the first failure:
                                  fmt     is the code formatted          (mend: cargo fmt --all)
                                  clippy  no warning from any target     (mend: do what it says)
+                                 scalar  do the kernels build where only scalar ones exist, as on Arm
                                  tidy    the house's rules              (mend: stands in each line)
                                  map     is docs/crate-map.md current   (mend: cargo xtask map)
                                  tests   every test of every crate

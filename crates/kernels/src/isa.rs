@@ -78,7 +78,7 @@ fn parse_available(variable: &'static str, value: &str) -> Result<Isa> {
     Ok(wanted)
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn detect() -> Isa {
     let avx2 = is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -95,7 +95,7 @@ fn detect() -> Isa {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(vector_kernels))]
 fn detect() -> Isa {
     Isa::Scalar
 }

@@ -29,6 +29,16 @@
 //!
 //! **Invariant:** every fast path is tested against `scalar.rs` over odd sizes.
 
+#![cfg_attr(
+    not(vector_kernels),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_variables,
+        reason = "for vector kernels, which are all of x86-64"
+    )
+)]
+
 pub mod attention;
 pub mod attention_training;
 pub mod combine;
@@ -36,9 +46,9 @@ mod compute;
 pub mod encode;
 mod error;
 pub mod gemm;
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, vector_kernels, target_os = "linux"))]
 mod illegal;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod in_turn;
 mod isa;
 mod math;

@@ -11,13 +11,13 @@ macro_rules! per_isa {
             #[inline(always)]
             fn body($($arg: $type),*) $(-> $result)? $body
 
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($arg: $type),*) $(-> $result)? {
                 body($($arg),*)
             }
 
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
             fn avx512($($arg: $type),*) $(-> $result)? {
                 body($($arg),*)
@@ -26,12 +26,12 @@ macro_rules! per_isa {
             match isa {
                 $crate::Isa::Scalar => body($($arg),*),
                 // SAFETY: an Isa other than Scalar is in use only where it was detected.
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 $crate::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 $crate::Isa::Avx512 | $crate::Isa::Amx => unsafe { avx512($($arg),*) },
-                #[cfg(not(target_arch = "x86_64"))]
+                #[cfg(not(vector_kernels))]
                 _ => body($($arg),*),
             }
         }

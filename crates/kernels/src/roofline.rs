@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use crate::gemm::amx_peak::{self, Kind};
 use crate::gemm::{Activations, Epilogue, Group, Output, PackedMatrix, Rows, WeightFormat, gemm};
 use crate::math::per_isa;
@@ -104,13 +104,13 @@ fn sum<const N: usize>(streams: [&[[u64; LINE]]; N], ahead: usize) -> u64 {
 /// Asks for what is `ahead` bytes behind `line`.
 #[inline(always)]
 fn prefetch(line: *const [u64; LINE], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: every x86-64 processor has the instruction, and it may point anywhere.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_byte_add(ahead).cast()) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     let _ = (line, ahead);
 }
 
@@ -137,17 +137,18 @@ pub enum Multiplier {
 pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) -> Option<Rate> {
     let burst: fn(Isa) -> f64 = match multiplier {
         Multiplier::F32 => multiply_f32,
+        #[cfg(vector_kernels)]
         Multiplier::Int8 if compute.isa > Isa::Scalar => multiply_int8,
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Multiplier::Bf16 if compute.isa >= Isa::Avx512 && is_x86_feature_detected!("avx512bf16") => {
             multiply_bf16
         }
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         tiles => match tile_kind(compute.isa, tiles)? {
             Kind::Bf16 => |_| amx_peak::in_registers(Kind::Bf16, 500),
             Kind::Int8 => |_| amx_peak::in_registers(Kind::Int8, 500),
         },
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector_kernels))]
         _ => return None,
     };
     Some(measure(compute, seconds, || (), |()| for_a_while(seconds, || burst(compute.isa))))
@@ -157,13 +158,13 @@ pub fn multiply_rate(compute: &Compute, multiplier: Multiplier, seconds: f64) ->
 /// multiplies 1 MiB of them again and again, 2 × 2 tiles at a time. What a product can reach whose operands
 /// do not stay in the first level. `None` where there is no such unit, and for vectors.
 pub fn multiply_rate_from_l2(compute: &Compute, multiplier: Multiplier, seconds: f64) -> Option<Rate> {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     {
         let kind = tile_kind(compute.isa, multiplier)?;
         let streams = || amx_peak::Streams::new(kind);
         Some(measure(compute, seconds, streams, |streams| for_a_while(seconds, || streams.multiply())))
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     {
         let _ = (compute, multiplier, seconds);
         None
@@ -171,7 +172,7 @@ pub fn multiply_rate_from_l2(compute: &Compute, multiplier: Multiplier, seconds:
 }
 
 /// The numbers that a multiplier's tiles hold, if it is a tile unit and `isa` has it.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn tile_kind(isa: Isa, multiplier: Multiplier) -> Option<Kind> {
     match multiplier {
         Multiplier::Bf16Tiles if isa >= Isa::Amx => Some(Kind::Bf16),
@@ -195,10 +196,10 @@ fn for_a_while(seconds: f64, mut burst: impl FnMut() -> f64) -> f64 {
 fn multiply_f32(isa: Isa) -> f64 {
     const TURNS: usize = 20_000;
     let lanes = match isa {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         // SAFETY: an Isa value other than Scalar exists only after detection.
         Isa::Avx512 | Isa::Amx => unsafe { in_registers::avx512(TURNS) },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { in_registers::avx2(TURNS) },
         _ => in_registers::scalar(TURNS),
@@ -207,7 +208,7 @@ fn multiply_f32(isa: Isa) -> f64 {
 }
 
 /// As [`multiply_f32`] for pairs of bf16.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn multiply_bf16(_: Isa) -> f64 {
     const TURNS: usize = 20_000;
     // SAFETY: `multiply_rate` detected the instruction.
@@ -215,20 +216,21 @@ fn multiply_bf16(_: Isa) -> f64 {
 }
 
 /// As [`multiply_f32`] for integer vectors; the scalar ISA has none.
+#[cfg(vector_kernels)]
 fn multiply_int8(isa: Isa) -> f64 {
     const TURNS: usize = 20_000;
     let products = match isa {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         // SAFETY: detected here.
         Isa::Avx512 | Isa::Amx if is_x86_feature_detected!("avx512vnni") => unsafe {
             in_registers::vnni(TURNS)
         },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         // SAFETY: an Isa value other than Scalar exists only after detection.
         Isa::Avx2 | Isa::Avx512 | Isa::Amx if is_x86_feature_detected!("avxvnni") => unsafe {
             in_registers::avx_vnni(TURNS)
         },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         // SAFETY: an Isa value other than Scalar exists only after detection.
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { in_registers::maddubs(TURNS) },
         _ => unreachable!("asked only of vector ISAs"),
@@ -260,7 +262,7 @@ mod in_registers {
         CHAINS * LANES
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn avx2(turns: usize) -> usize {
         use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps};
@@ -275,7 +277,7 @@ mod in_registers {
         CHAINS * 8
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(super) fn bf16(turns: usize) -> usize {
         use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi16, _mm512_setzero_ps};
@@ -292,7 +294,7 @@ mod in_registers {
         CHAINS * 32
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) fn vnni(turns: usize) -> usize {
         use std::arch::x86_64::{_mm512_dpbusd_epi32, _mm512_set1_epi8, _mm512_setzero_si512};
@@ -307,7 +309,7 @@ mod in_registers {
         CHAINS * 64
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx2,avxvnni")]
     pub(super) fn avx_vnni(turns: usize) -> usize {
         use std::arch::x86_64::{_mm256_dpbusd_avx_epi32, _mm256_set1_epi8, _mm256_setzero_si256};
@@ -322,7 +324,7 @@ mod in_registers {
         CHAINS * 32
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx2")]
     pub(super) fn maddubs(turns: usize) -> usize {
         use std::arch::x86_64::{
@@ -342,7 +344,7 @@ mod in_registers {
         CHAINS * 32
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     #[target_feature(enable = "avx512f")]
     pub(super) fn avx512(turns: usize) -> usize {
         use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps};

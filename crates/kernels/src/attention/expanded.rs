@@ -8,7 +8,7 @@
 //! of 64 keys and values side by side first: where they come from, rows of one head are as far
 //! apart as all heads are wide, usually a power of two, and a cache would hold eight of them.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod halves;
 
 use std::ops::Range;
@@ -175,7 +175,7 @@ impl Unit<'_> {
         if running[0] == Running::EMPTY {
             sums.fill(0.0);
         }
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         if super::halves::Unit::available(self.compute.isa) && !self.shape.exact && halves::fits(self.shape) {
             return self.attend_in_halves(q, keys, scratch, (running, sums));
         }

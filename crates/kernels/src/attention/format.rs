@@ -127,7 +127,6 @@ impl<'a> Block<'a> {
     }
 
     /// The stored numbers of all tokens, `row_bytes` apart.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn numbers(&self) -> &'a [u8] {
         &self.bytes[..BLOCK_TOKENS * self.layout.row_bytes]
     }
@@ -139,7 +138,6 @@ impl<'a> Block<'a> {
     }
 
     /// -128 times the sums of `count` tokens' stored numbers, `[count, groups]`.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn sums(&self, token: usize, count: usize) -> &'a [i32] {
         let groups = self.layout.groups;
         bytemuck::cast_slice(&self.bytes[self.layout.sums + 4 * token * groups..][..4 * count * groups])

@@ -30,20 +30,20 @@
 //! cache because it was put there just before.
 
 pub mod absorbed;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx512;
 mod cache;
 pub mod expanded;
 mod format;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod halves;
 mod scalar;
 mod softmax;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod vnni;
 
 pub use cache::{BLOCK_TOKENS, CachedRows, LatentNorm, LatentRows};
@@ -116,14 +116,12 @@ impl Ahead {
     }
 
     /// How often 256 bytes are in so many rows.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn parts(self, rows: usize) -> usize {
         rows << usize::from(self.long)
     }
 
     /// The address of the `index`th 256 bytes, counted over all rows.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn part(self, index: usize) -> *const i8 {
         let long = usize::from(self.long);
@@ -140,11 +138,11 @@ fn scores(isa: Isa, job: &Scores<'_>, out: &mut [f32]) {
     assert!(job.keys.len() >= STAGED);
     match isa {
         Isa::Scalar => scalar::scores(job, out),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx2 => avx2::scores(job, out),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx512 | Isa::Amx => avx512::scores(job, out),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector_kernels))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),
     }
 }
@@ -173,11 +171,11 @@ fn mix(isa: Isa, job: &Mix<'_>, out: &mut [f32]) {
     assert!(job.keep.len() == vectors * LANES && out.len() == vectors * LANES * cols);
     match isa {
         Isa::Scalar => scalar::mix(job, out),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx2 => avx2::mix(job, out),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx512 | Isa::Amx => avx512::mix(job, out),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector_kernels))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),
     }
 }

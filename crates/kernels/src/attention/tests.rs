@@ -286,7 +286,7 @@ fn bf16_rows_are_rounded_once() {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod bytes {
     use super::*;
 
@@ -460,7 +460,7 @@ fn threads_do_not_change_a_bit() {
 
 /// Both forms by products of bf16, on the tile unit (or its emulator) and in lanes: exact but for the rounding of
 /// queries, keys and weights.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(vector_kernels, target_os = "linux"))]
 #[test]
 fn products_of_bf16_compute_the_equation() {
     if crate::Isa::best() < crate::Isa::Avx512 {
@@ -473,7 +473,7 @@ fn products_of_bf16_compute_the_equation() {
     }
 }
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(vector_kernels, target_os = "linux"))]
 fn check_halves(isa: Isa) {
     for (heads, nope, value, latent, rope, tokens) in [
         (16, 32, 32, 64, 32, 200),

@@ -174,19 +174,19 @@ impl Activations {
     }
 
     /// Whether bf16 is held in 16 bits.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     pub(crate) fn in_halves(&self) -> bool {
         self.in_halves
     }
 
     /// Whether products of a group of so many rows decode the weights of block formats.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     pub(crate) fn decodes(&self, group_rows: usize) -> bool {
         self.decodes && group_rows >= super::quantized::decoded::ROWS_MIN
     }
 
     /// All rows from row `row` and column `col` on, as bf16 beside int8, and their stride.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     pub(crate) fn halves(&self, row: usize, col: usize) -> (&[u16], usize) {
         assert!(self.decodes);
         (&self.halves.as_slice()[row * self.stride() + col..self.rows * self.stride()], self.stride())
@@ -305,21 +305,21 @@ impl<'a> Rows<'a> {
 
 /// Whether products whose largest has so many rows multiply bf16 in 16 bits.
 fn multiplies_halves(isa: Isa, largest: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     return match isa {
         Isa::Amx => largest >= TILE_ROWS_MIN,
         Isa::Avx512 => super::pairs::available(),
         Isa::Avx2 | Isa::Scalar => false,
     };
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     return false;
 }
 
 /// Whether products with block formats whose largest has so many rows decode their weights.
 pub(super) fn decodes(isa: Isa, largest: usize) -> bool {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     return largest >= super::quantized::decoded::ROWS_MIN && super::quantized::decoded::available(isa);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     return false;
 }
 

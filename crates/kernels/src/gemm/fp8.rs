@@ -14,7 +14,7 @@ use fathom_numeric::fp8::F8E4M3;
 
 use super::activations::Operand;
 use super::packed::PackedMatrix;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::pairs;
 use super::{PANEL, STREAM_ROWS, TILE_PANELS, Tile, UNIT_ROWS, WeightFormat, multiply};
 use crate::Isa;
@@ -52,7 +52,7 @@ pub(super) fn block_product(
     let (scales, sums) = work.split_at_mut(TILE_PANELS * PANEL);
     let wide: &mut [u8] = bytemuck::cast_slice_mut(wide);
     let (scales, sums) = (&mut scales[..width], &mut sums[..block.len()]);
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if let Operand::Halves(x) = x
         && isa == Isa::Avx512
         && rows <= pairs::FP8_ROWS
@@ -106,7 +106,7 @@ per_isa! {
 
 /// Columns of codes `[64] × [2][16]` to bf16 pairs `[64] × [16][2]`.
 fn widen(isa: Isa, codes: &[u8], wide: &mut [u8]) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if isa >= Isa::Avx512 && pairs::available() {
         return pairs::decode_fp8(codes, wide);
     }

@@ -20,19 +20,19 @@
 //! summed, in another way than those of too few rows to go there.
 
 mod activations;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx512;
 mod format;
 mod fp8;
 mod packed;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod pairs;
 pub(crate) mod quantized;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod reading;
 mod scalar;
 #[cfg(test)]
@@ -46,14 +46,14 @@ use fathom_numeric::blocks::BlockFormat;
 pub use format::{Precision, Precisions, WeightFormat};
 pub use packed::{LAYOUT, PANEL, PackedMatrix, packed_bytes};
 
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, vector_kernels, target_os = "linux"))]
 pub(crate) use amx::emulator::step as step_amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 pub(crate) use amx::{
     Shape as AmxShape, available as amx_available, int8_available as amx_int8_available, peak as amx_peak,
     release as amx_release,
 };
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, vector_kernels, target_os = "linux"))]
 pub(crate) use quantized::step_vnni;
 
 use crate::shared::{SharedSlice, Window};
@@ -132,7 +132,7 @@ pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: 
         let (group, unit) = locate(groups, unit);
         let (rows, panels) = group.unit(unit);
         let width = panels.len() * PANEL;
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         if stored_by_tiles(compute.isa, x, group, panels.clone(), epilogue) {
             let first = rows.start * stride + group.y_col + panels.start * PANEL;
             // SAFETY: as for the rows below.
@@ -251,7 +251,7 @@ fn work(format: WeightFormat) -> usize {
 }
 
 /// Whether the tile unit computes a group's product.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn on_tiles(isa: Isa, x: &Activations, group: &Group<'_>) -> bool {
     match group.weights.format() {
         WeightFormat::Bf16 => isa == Isa::Amx && x.in_halves(),
@@ -262,7 +262,7 @@ fn on_tiles(isa: Isa, x: &Activations, group: &Group<'_>) -> bool {
 
 /// Whether the tile unit may leave its sums in `y` itself: nothing is to be done to them, and `y` has all of the
 /// panels' columns.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn stored_by_tiles(
     isa: Isa,
     x: &Activations,
@@ -277,7 +277,7 @@ fn stored_by_tiles(
 }
 
 /// `out [rows, panels · 16] = x[rows, x_col ..] · W[panels]ᵀ` on one thread and its tile unit.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn tile_product(
     x: &Activations,
     group: &Group<'_>,
@@ -309,7 +309,7 @@ fn block_product(
     block: &mut [f32],
     work: &mut [f32],
 ) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if on_tiles(isa, x, group) {
         let out = &mut Window::dense(block, panels.len() * PANEL);
         return tile_product(x, group, rows, panels, out, work);
@@ -384,19 +384,19 @@ fn multiply(isa: Isa, tile: &Tile<'_>, block: &mut [f32]) {
     assert_eq!(block.len(), tile.rows * tile.panels * PANEL);
     match isa {
         Isa::Scalar => scalar::multiply(tile, block),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx2 => avx2::multiply(tile, block),
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Avx512 => match tile.x {
             Operand::Floats(_) => avx512::multiply(tile, block),
             Operand::Halves(x) => pairs::multiply(tile, x, block),
         },
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         Isa::Amx => match tile.x {
             Operand::Floats(_) => avx512::multiply(tile, block),
             Operand::Halves(_) => amx::multiply(tile, &mut Window::dense(block, tile.panels * PANEL)),
         },
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector_kernels))]
         _ => unreachable!("only the scalar ISA exists on this architecture"),
     }
 }

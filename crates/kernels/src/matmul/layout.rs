@@ -9,11 +9,11 @@
 //! The last panel is filled up with lanes that nobody reads the sums of; tiles are filled up with steps of zeroes.
 
 use super::MatmulPrecision;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::avx512::Avx512;
 use super::micro::Kernel;
 use super::scalar::Scalar;
@@ -49,15 +49,15 @@ impl Layout {
         let of = |left, right, depth, rows| Self { isa, precision, left, right, depth, rows };
         match isa {
             Isa::Scalar => of(Scalar::LEFT, Scalar::RIGHT, 256, 128),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Isa::Avx2 => of(Avx2::LEFT, Avx2::RIGHT, 256, 144),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Isa::Amx if precision == MatmulPrecision::Bf16 && amx::available() => {
                 of(amx::LANES, amx::LANES, 512, 512)
             }
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Isa::Avx512 | Isa::Amx => of(Avx512::LEFT, Avx512::RIGHT, 256, 240),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(not(vector_kernels))]
             _ => unreachable!("only the scalar ISA exists on this architecture"),
         }
     }
@@ -70,14 +70,16 @@ impl Layout {
     }
 
     /// Whether panels are bf16 tiles.
-    #[cfg(target_arch = "x86_64")]
     pub(super) fn in_tiles(&self) -> bool {
-        self.isa == Isa::Amx && self.left == amx::LANES
+        #[cfg(vector_kernels)]
+        return self.isa == Isa::Amx && self.left == amx::LANES;
+        #[cfg(not(vector_kernels))]
+        return false;
     }
 
     /// f32 words of one lane.
     pub(super) fn words(&self, depth: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector_kernels)]
         if self.in_tiles() {
             return depth.next_multiple_of(amx::STEP) / 2;
         }

@@ -8,11 +8,11 @@
 //! multiply(layout, [m, n, k], left, right, Target { c, stride, alpha, accumulate });
 //! ```
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 use super::avx512::Avx512;
 pub(crate) use super::layout::{Layout, Side};
 pub(crate) use super::pack::pack;
@@ -92,13 +92,13 @@ impl Block {
         unsafe {
             match layout.isa {
                 Isa::Scalar => self.tiles::<Scalar>(layout, left, right),
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 Isa::Avx2 => self.tiles::<Avx2>(layout, left, right),
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 Isa::Amx if layout.in_tiles() => amx::multiply(self, layout, left, right),
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 Isa::Avx512 | Isa::Amx => self.tiles::<Avx512>(layout, left, right),
-                #[cfg(not(target_arch = "x86_64"))]
+                #[cfg(not(vector_kernels))]
                 _ => unreachable!("only the scalar ISA exists on this architecture"),
             }
         }

@@ -21,11 +21,11 @@
 //! products are then exact, sums are f32. Sums run along the depth in blocks; ISAs differ in the order of
 //! their sums only. A result does not depend on the number of threads nor on how the work is cut.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx512;
 mod layout;
 #[allow(dead_code, reason = "attention_training packs operands itself; `block` packs them for others")]

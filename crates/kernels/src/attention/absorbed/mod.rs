@@ -12,10 +12,10 @@
 //! Where a context is cut depends on the position alone: a query's values are the same bit for bit
 //! whichever other queries are in the call, and whatever the number of threads.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod bytes;
 mod floats;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod halves;
 mod plan;
 
@@ -220,19 +220,19 @@ enum Arithmetic {
     /// f32 lanes, whatever the cache holds.
     Floats,
     /// Products of bytes over an int8 cache.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     Bytes,
     /// Products of bf16 over a bf16 cache.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     Halves,
 }
 
 impl Arithmetic {
     fn of(isa: Isa, layout: Layout) -> Self {
         match layout.format {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             CacheFormat::Int8 if super::vnni::available(isa) => Arithmetic::Bytes,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             CacheFormat::Bf16 if super::halves::Unit::available(isa) && halves::fits(layout) => {
                 Arithmetic::Halves
             }
@@ -244,9 +244,9 @@ impl Arithmetic {
     fn packed_len(self, shape: Shape) -> usize {
         match self {
             Arithmetic::Floats => floats::packed_len(shape),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Bytes => bytes::packed_len(shape),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Halves => halves::packed_len(shape),
         }
     }
@@ -255,9 +255,9 @@ impl Arithmetic {
     fn cols(self, shape: Shape) -> usize {
         match self {
             Arithmetic::Floats => floats::cols(shape),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Bytes => bytes::cols(shape),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Halves => shape.latent,
         }
     }
@@ -273,9 +273,9 @@ impl Arithmetic {
     ) -> &'s mut [f32] {
         match self {
             Arithmetic::Floats => floats::attend(isa, shape, rows, queries, running, scratch),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Bytes => bytes::attend(isa, shape, rows, queries, running, scratch),
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector_kernels)]
             Arithmetic::Halves => halves::attend(isa, shape, rows, queries, running, scratch),
         }
     }
@@ -331,9 +331,9 @@ impl<'a, F: Fn(usize) -> Query<'a> + Sync> Call<'_, F> {
             let (isa, rows, scale) = (self.compute.isa, &rows[..range.len()], self.shape.scale * LOG2_E);
             match self.arithmetic {
                 Arithmetic::Floats => floats::pack(isa, rows, scale, out),
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 Arithmetic::Bytes => bytes::pack(isa, rows, self.shape, scale, out),
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(vector_kernels)]
                 Arithmetic::Halves => halves::pack(isa, rows, scale, out),
             }
         });

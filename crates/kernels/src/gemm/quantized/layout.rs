@@ -54,7 +54,7 @@ impl Codes {
 
     /// Whether a run's quads take its lines one after the other: fifth and sixth bits lie behind the lines that each
     /// quad begins with.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     pub(crate) const fn in_order(self) -> bool {
         !matches!(self, Codes::Five | Codes::Six)
     }

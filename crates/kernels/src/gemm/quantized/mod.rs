@@ -19,11 +19,11 @@
 pub(crate) mod layout;
 mod pack;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 pub(super) mod decoded;
 mod scalar;
 #[cfg(test)]
@@ -31,7 +31,7 @@ pub(crate) mod tests;
 
 use std::ops::Range;
 
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, vector_kernels, target_os = "linux"))]
 pub(crate) use avx2::tests::step as step_vnni;
 use fathom_numeric::blocks::BlockFormat;
 
@@ -51,9 +51,9 @@ const SCALES_MAX: usize = CHUNK_COLS_MAX / RUN * 2 * PANEL;
 pub(super) const WORK: usize = TILE_PANELS * (CHUNK_COLS_MAX * PANEL / 4 + 2 * SCALES_MAX) + DECODED;
 
 /// Those of them that hold decoded weights.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 const DECODED: usize = decoded::WORK;
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(vector_kernels))]
 const DECODED: usize = 0;
 
 /// Some rows times some whole panels.
@@ -170,7 +170,7 @@ impl Tile<'_> {
 
 /// Asks for what is to be fetched while quad `q` of a run is used, `ahead` of its chunk: a few lines at a time, as the
 /// loads go. A whole run's at once would fill the core's line buffers, and loads would wait behind them.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 #[inline(always)]
 fn fetch_share<F: layout::Format, const STREAMS: usize>(ahead: *const u8, run: usize, q: usize) {
     // A run's share of the chunk, scales included.
@@ -183,36 +183,36 @@ fn fetch_share<F: layout::Format, const STREAMS: usize>(ahead: *const u8, run: u
 
 /// Multiplies straight from the panels where the ISA has a way to do so and it is the better one; `false` if not.
 fn straight(isa: Isa, tile: &Tile<'_>, block: &mut [f32], work: &mut [f32]) -> bool {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if isa >= Isa::Avx512 && avx512::available() {
         return avx512::few_rows(tile, block);
     }
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if isa >= Isa::Avx2 {
         avx2::multiply(tile, block, work);
         return true;
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     let _ = (isa, tile, block, work);
     false
 }
 
 fn unpack(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &mut Unpacked<'_>) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if isa >= Isa::Avx512 {
         return avx512::unpack(tile, first, stretch);
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     let _ = isa;
     scalar::unpack(tile, first, stretch);
 }
 
 fn multiply(isa: Isa, tile: &Tile<'_>, first: usize, stretch: &Unpacked<'_>, block: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if isa >= Isa::Avx512 {
         return avx512::multiply(tile, first, stretch, block);
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(vector_kernels))]
     let _ = isa;
     scalar::multiply(tile, first, stretch, block);
 }

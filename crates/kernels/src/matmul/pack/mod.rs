@@ -1,8 +1,8 @@
 //! Operands become panels.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 mod avx2;
 
 use fathom_numeric::round::to_bf16_precision;
@@ -26,7 +26,7 @@ pub(crate) fn pack(layout: Layout, side: Side, operand: View<'_>, out: &mut [f32
         return;
     }
     let lanes = layout.lanes(side);
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector_kernels)]
     if layout.in_tiles() {
         return portable_tiles(view, side, out);
     }
@@ -37,7 +37,7 @@ pub(crate) fn pack(layout: Layout, side: Side, operand: View<'_>, out: &mut [f32
 }
 
 /// With the ISA's vectors, if they know the form.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn vectors(layout: Layout, side: Side, view: View<'_>, out: &mut [f32]) -> bool {
     view.check("a packed operand");
     // SAFETY: the view was just checked; `pack` compared the length of `out`; the layout's ISA is this
@@ -58,7 +58,7 @@ fn vectors(layout: Layout, side: Side, view: View<'_>, out: &mut [f32]) -> bool 
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(vector_kernels))]
 fn vectors(_: Layout, _: Side, _: View<'_>, _: &mut [f32]) -> bool {
     false
 }
@@ -77,7 +77,7 @@ fn portable(view: View<'_>, precision: MatmulPrecision, lanes: usize, out: &mut 
 }
 
 /// All panels of tiles, element by element.
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector_kernels)]
 fn portable_tiles(view: View<'_>, side: Side, out: &mut [f32]) {
     use super::amx::{LANES, STEP, TILE_WORDS};
     let steps = view.cols.div_ceil(STEP);
