@@ -2,9 +2,11 @@
 
 mod numa;
 mod pages;
+mod slab;
 
 use bytemuck::Pod;
 use pages::Pages;
+use slab::Piece;
 
 /// Bytes of a cache line; one AVX-512 register; one row of an AMX tile.
 pub(crate) const LINE: usize = 64;
@@ -29,6 +31,8 @@ enum Memory {
     Words(Vec<u64>),
     /// From the operating system.
     Pages(Pages),
+    /// Of huge pages, among others.
+    Piece(Piece),
 }
 
 impl<T: Pod> AlignedBuffer<T> {
@@ -56,6 +60,17 @@ impl<T: Pod> AlignedBuffer<T> {
         Some(Self { memory: Memory::Words(words), offset, len, element: std::marker::PhantomData })
     }
 
+    /// `len` zeroes that stay about as long as others do, such as weights: together they lie in huge pages, spread over
+    /// all memory nodes. The memory goes back to the system with the last of some that were made one after the other.
+    ///
+    /// # Panics
+    /// If there is no such amount of memory.
+    pub(crate) fn among_others(len: usize) -> Self {
+        let memory = len.checked_mul(size_of::<T>()).and_then(Piece::zeroed).map(Memory::Piece);
+        let memory = memory.expect("weights fit the memory they were planned for");
+        Self { memory, offset: 0, len, element: std::marker::PhantomData }
+    }
+
     /// Spreads a large buffer that nobody has written yet over all memory nodes, page by page: for what
     /// all threads read. On machines with one node, and for small buffers, this does nothing.
     pub(crate) fn spread(self) -> Self {
@@ -78,6 +93,7 @@ impl<T: Pod> AlignedBuffer<T> {
         let bytes = match &self.memory {
             Memory::Words(words) => bytemuck::cast_slice(words),
             Memory::Pages(pages) => pages.bytes(),
+            Memory::Piece(piece) => piece.bytes(),
         };
         bytemuck::cast_slice(&bytes[self.offset..self.offset + self.len * size_of::<T>()])
     }
@@ -87,6 +103,7 @@ impl<T: Pod> AlignedBuffer<T> {
         let bytes = match &mut self.memory {
             Memory::Words(words) => bytemuck::cast_slice_mut(words),
             Memory::Pages(pages) => pages.bytes_mut(),
+            Memory::Piece(piece) => piece.bytes_mut(),
         };
         bytemuck::cast_slice_mut(&mut bytes[self.offset..self.offset + self.len * size_of::<T>()])
     }

@@ -23,7 +23,7 @@ impl WeightBytes {
     /// # Panics
     /// If there is no such amount of memory.
     pub fn zeroed(len: usize) -> Self {
-        Self(Place::Owned(AlignedBuffer::zeroed(len)))
+        Self(Place::Owned(AlignedBuffer::among_others(len)))
     }
 
     /// The bytes `range` of `owner`, not copied; `None` if it does not hold them or they do not begin on a cache

@@ -122,7 +122,7 @@ impl PackedMatrix {
         [rows, cols]: [usize; 2],
         fill: impl Fn(usize, &mut Scratch, &mut [u8]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let mut buffer = AlignedBuffer::zeroed(packed_bytes(format, [rows, cols]));
+        let mut buffer = AlignedBuffer::among_others(packed_bytes(format, [rows, cols]));
         let panels = rows.div_ceil(PANEL);
         let panel_bytes = packed_bytes(format, [PANEL, cols]);
         let failure = Mutex::new(None);
