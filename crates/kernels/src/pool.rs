@@ -13,6 +13,7 @@
 mod affinity;
 
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,11 @@ const SPINS: usize = 20_000;
 /// Ranges of units at most: a thread looks through all of them before it leaves a region.
 const RANGES: usize = 8;
 
-type Work<'a> = dyn Fn(usize, &mut Scratch) + Sync + 'a;
+/// A thread that takes several units at a time takes this part of what is left of a range: many while there are many,
+/// and single ones at the end, when threads must end together.
+const PARTS_OF_THE_REST: usize = 8;
+
+type Work<'a> = dyn Fn(Range<usize>, &mut Scratch) + Sync + 'a;
 
 /// A fixed set of threads (the caller is one of them) for parallel regions.
 pub(crate) struct ThreadPool {
@@ -58,6 +63,8 @@ struct Counter(AtomicUsize);
 struct Job {
     work: *const Work<'static>,
     units: usize,
+    /// Units are taken in parts of a range by this number, and one by one where less is left.
+    parts: usize,
 }
 
 // SAFETY: `job` is written only by the thread that holds `caller`, while no worker is inside a
@@ -123,18 +130,30 @@ impl ThreadPool {
     /// # Panics
     /// If a unit panicked.
     pub(crate) fn run(&self, units: usize, work: impl Fn(usize, &mut Scratch) + Sync) {
+        self.region(units, units, &|span: Range<usize>, scratch: &mut Scratch| {
+            span.for_each(|unit| work(unit, scratch));
+        });
+    }
+
+    /// As [`run`](Self::run), for small units: `work` gets several at a time, one after the other.
+    pub(crate) fn run_spans(&self, units: usize, work: impl Fn(Range<usize>, &mut Scratch) + Sync) {
+        self.region(units, PARTS_OF_THE_REST, &work);
+    }
+
+    fn region(&self, units: usize, parts: usize, work: &Work<'_>) {
         let mut scratch = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
         if units <= 1 || self.workers.is_empty() {
-            (0..units).for_each(|unit| work(unit, &mut scratch));
+            if units > 0 {
+                work(0..units, &mut scratch);
+            }
             return;
         }
-        let work: &Work<'_> = &work;
         // SAFETY: only the lifetime is widened; workers drop the pointer before `inside` reaches
         // 0, and this function does not return (or unwind) before that.
         let work: *const Work<'static> = unsafe { std::mem::transmute(work) };
         let shared = &*self.shared;
         // SAFETY: no worker is inside a region (the last `run` waited), and `caller` is held.
-        unsafe { *shared.job.get() = Some(Job { work, units }) };
+        unsafe { *shared.job.get() = Some(Job { work, units, parts }) };
         for (range, Counter(next)) in shared.next_units.iter().enumerate() {
             next.store(shared.first_unit(range, units), Ordering::Relaxed);
         }
@@ -204,13 +223,18 @@ impl Shared {
         let ranges = self.next_units.len();
         for range in (thread..thread + ranges).map(|range| range % ranges) {
             let (Counter(next), end) = (&self.next_units[range], self.first_unit(range + 1, job.units));
-            while next.load(Ordering::Relaxed) < end {
-                let unit = next.fetch_add(1, Ordering::Relaxed);
-                if unit >= end {
+            loop {
+                let left = end.saturating_sub(next.load(Ordering::Relaxed));
+                if left == 0 {
                     break;
                 }
-                // SAFETY: `run` keeps the closure alive until every thread has left the region.
-                unsafe { (*job.work)(unit, scratch) };
+                let count = (left / job.parts).max(1);
+                let first = next.fetch_add(count, Ordering::Relaxed);
+                if first >= end {
+                    break;
+                }
+                // SAFETY: `region` keeps the closure alive until every thread has left it.
+                unsafe { (*job.work)(first..end.min(first.saturating_add(count)), scratch) };
             }
         }
     }

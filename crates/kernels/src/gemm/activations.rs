@@ -131,7 +131,7 @@ impl Activations {
         }
         // A product of all rows reads no codes where it decodes.
         if int8 && !(self.decodes && largest == rows) {
-            self.fill_codes(compute, source);
+            self.fill_codes(compute, x, source_rows);
         }
     }
 
@@ -209,22 +209,51 @@ impl Activations {
         self.cols.next_multiple_of(RUN) + CHUNK_COLS_MAX
     }
 
-    fn fill_codes<'x>(&mut self, compute: &Compute, source: impl Fn(usize) -> &'x [f32] + Sync) {
+    fn fill_codes(&mut self, compute: &Compute, x: Rows<'_>, source_rows: impl Fn(usize) -> usize + Sync) {
         let (rows, stride) = (self.rows, self.codes_stride());
-        self.codes.reserve(rows * stride);
-        self.heads.reserve(rows * stride / RUN);
-        let codes = SharedSlice::new(self.codes.as_mut_slice());
-        let heads = SharedSlice::new(self.heads.as_mut_slice());
-        compute.pool.run(rows.div_ceil(UNIT_ROWS), |unit, _| {
-            for row in unit * UNIT_ROWS..rows.min((unit + 1) * UNIT_ROWS) {
-                // SAFETY: every row belongs to one unit.
-                let codes = unsafe { codes.range_mut(row * stride, stride) };
-                // SAFETY: as above; strides are whole runs.
-                let heads = unsafe { heads.range_mut(row * (stride / RUN), stride / RUN) };
-                quantize(compute.isa, source(row), codes, heads);
-            }
+        let strides = [stride, stride / RUN];
+        // Rows of which there are more than of their sources, as of tokens that go to several experts, are quantized
+        // once, behind the rows, and copied.
+        let quantized = if rows > x.rows() { x.rows() } else { 0 };
+        self.codes.reserve((rows + quantized) * stride);
+        self.heads.reserve((rows + quantized) * strides[1]);
+        let (codes, once) = self.codes.as_mut_slice().split_at_mut(rows * stride);
+        let (heads, heads_once) = self.heads.as_mut_slice().split_at_mut(rows * strides[1]);
+        let source = |row: usize| &x.values[row * x.stride..][..x.cols];
+        if quantized == 0 {
+            return for_rows(compute, rows, strides, (codes, heads), |row, codes, heads| {
+                quantize(compute.isa, source(source_rows(row)), codes, heads);
+            });
+        }
+        for_rows(compute, quantized, strides, (once, heads_once), |row, codes, heads| {
+            quantize(compute.isa, source(row), codes, heads);
+        });
+        for_rows(compute, rows, strides, (codes, heads), |row, codes, heads| {
+            let row = source_rows(row);
+            codes.copy_from_slice(&once[row * stride..][..stride]);
+            heads.copy_from_slice(&heads_once[row * strides[1]..][..strides[1]]);
         });
     }
+}
+
+/// Calls `fill` with each row's codes and heads, which are `strides` apart, in parallel.
+fn for_rows(
+    compute: &Compute,
+    rows: usize,
+    strides: [usize; 2],
+    (codes, heads): (&mut [i8], &mut [RunHead]),
+    fill: impl Fn(usize, &mut [i8], &mut [RunHead]) + Sync,
+) {
+    let (codes, heads) = (SharedSlice::new(codes), SharedSlice::new(heads));
+    compute.pool.run(rows.div_ceil(UNIT_ROWS), |unit, _| {
+        for row in unit * UNIT_ROWS..rows.min((unit + 1) * UNIT_ROWS) {
+            // SAFETY: every row belongs to one unit.
+            let codes = unsafe { codes.range_mut(row * strides[0], strides[0]) };
+            // SAFETY: as above.
+            let heads = unsafe { heads.range_mut(row * strides[1], strides[1]) };
+            fill(row, codes, heads);
+        }
+    });
 }
 
 per_isa! {
@@ -256,16 +285,16 @@ per_isa! {
                 for i in half * RUN / 2..(half + 1) * RUN / 2 {
                     let code = nearest(values[i] * inverse);
                     codes[i] = code as i8;
-                    *sum += code;
+                    *sum = sum.wrapping_add(code);
                 }
             }
             let scale = largest / 127.0;
-            let sum = sums[0] + sums[1];
+            let sum = sums[0].wrapping_add(sums[1]);
             *head = RunHead {
                 scale,
                 scaled_sum: scale * sum as f32,
-                minus_sum: -sum,
-                minus_half_sums: [-sums[0], -sums[1]],
+                minus_sum: sum.wrapping_neg(),
+                minus_half_sums: sums.map(i32::wrapping_neg),
                 unused: 0,
             };
         }
@@ -277,7 +306,7 @@ per_isa! {
 #[inline(always)]
 fn nearest(value: f32) -> i32 {
     const ROUND: f32 = 12_582_912.0;
-    i32::from((value + ROUND).to_bits() as u8 as i8)
+    ((value + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
 }
 
 /// Rows of `cols` numbers inside a larger buffer, `stride` apart.

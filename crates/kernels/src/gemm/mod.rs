@@ -56,6 +56,7 @@ pub(crate) use amx::{
 #[cfg(all(test, vector_kernels, target_os = "linux"))]
 pub(crate) use quantized::step_vnni;
 
+use crate::memory::Scratch;
 use crate::shared::{SharedSlice, Window};
 use crate::{Compute, Isa};
 
@@ -125,48 +126,74 @@ pub struct Output<'a> {
 /// before it ended, or hold the same rows and begin in columns of `y` where that one ended.
 pub fn gemm(compute: &Compute, x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: Output<'_>) {
     check(x, groups, epilogue, &y);
-    let stride = y.stride;
-    let y = SharedSlice::new(y.values);
+    let results = Results { epilogue, stride: y.stride, y: SharedSlice::new(y.values) };
     let units: usize = groups.iter().map(Group::units).sum();
-    compute.pool.run(units, |unit, scratch| {
-        let (group, unit) = locate(groups, unit);
-        let (rows, panels) = group.unit(unit);
-        let width = panels.len() * PANEL;
-        #[cfg(vector_kernels)]
-        if stored_by_tiles(compute.isa, x, group, panels.clone(), epilogue) {
-            let first = rows.start * stride + group.y_col + panels.start * PANEL;
-            // SAFETY: as for the rows below.
-            let mut out = unsafe { y.window(first, [rows.len(), width], stride) };
-            let [work] = scratch.floats([work(group.weights.format())]);
-            return tile_product(x, group, rows, panels, &mut out, work);
-        }
-        let [block, work] = scratch.floats([rows.len() * width, work(group.weights.format())]);
-        block_product(compute.isa, x, group, rows.clone(), panels.clone(), block, work);
-        if let Some(bias) = group.weights.bias(panels.clone()) {
-            for row in block.chunks_exact_mut(width) {
-                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    compute.pool.run_spans(units, |span, scratch| {
+        let mut first = 0;
+        for group in groups {
+            let end = first + group.units();
+            for unit in span.start.max(first)..span.end.min(end) {
+                product(compute.isa, x, group, group.unit(unit - first), &results, scratch);
             }
-        }
-        for (row, values) in rows.zip(block.chunks_exact(width)) {
-            let (first, len) = match epilogue {
-                Epilogue::Store => {
-                    let first = panels.start * PANEL;
-                    (first, width.min(group.weights.rows() - first))
-                }
-                Epilogue::SwiGlu { width: columns } => {
-                    let first = panels.start / 2 * PANEL;
-                    (first, (width / 2).min(columns - first))
-                }
-            };
-            // SAFETY: units cut (group, row, panel) without overlap, and `check` made sure that
-            // groups write disjoint columns or rows.
-            let out = unsafe { y.range_mut(row * stride + group.y_col + first, len) };
-            match epilogue {
-                Epilogue::Store => out.copy_from_slice(&values[..len]),
-                Epilogue::SwiGlu { .. } => crate::swiglu::interleaved(compute.isa, values, out),
+            if end >= span.end {
+                break;
             }
+            first = end;
         }
     });
+}
+
+/// Where products go.
+struct Results<'a> {
+    epilogue: Epilogue,
+    stride: usize,
+    y: SharedSlice<'a, f32>,
+}
+
+/// Some rows of a group times some panels, to where they belong.
+fn product(
+    isa: Isa,
+    x: &Activations,
+    group: &Group<'_>,
+    (rows, panels): (Range<usize>, Range<usize>),
+    &Results { epilogue, stride, ref y }: &Results<'_>,
+    scratch: &mut Scratch,
+) {
+    let width = panels.len() * PANEL;
+    #[cfg(vector_kernels)]
+    if stored_by_tiles(isa, x, group, panels.clone(), epilogue) {
+        let first = rows.start * stride + group.y_col + panels.start * PANEL;
+        // SAFETY: as for the rows below.
+        let mut out = unsafe { y.window(first, [rows.len(), width], stride) };
+        let [work] = scratch.floats([work(group.weights.format())]);
+        return tile_product(x, group, rows, panels, &mut out, work);
+    }
+    let [block, work] = scratch.floats([rows.len() * width, work(group.weights.format())]);
+    block_product(isa, x, group, rows.clone(), panels.clone(), block, work);
+    if let Some(bias) = group.weights.bias(panels.clone()) {
+        for row in block.chunks_exact_mut(width) {
+            row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+        }
+    }
+    for (row, values) in rows.zip(block.chunks_exact(width)) {
+        let (first, len) = match epilogue {
+            Epilogue::Store => {
+                let first = panels.start * PANEL;
+                (first, width.min(group.weights.rows() - first))
+            }
+            Epilogue::SwiGlu { width: columns } => {
+                let first = panels.start / 2 * PANEL;
+                (first, (width / 2).min(columns - first))
+            }
+        };
+        // SAFETY: units cut (group, row, panel) without overlap, and `check` made sure that
+        // groups write disjoint columns or rows.
+        let out = unsafe { y.range_mut(row * stride + group.y_col + first, len) };
+        match epilogue {
+            Epilogue::Store => out.copy_from_slice(&values[..len]),
+            Epilogue::SwiGlu { .. } => crate::swiglu::interleaved(isa, values, out),
+        }
+    }
 }
 
 impl Group<'_> {
@@ -185,16 +212,6 @@ impl Group<'_> {
         let row = self.rows.start + chunk * UNIT_ROWS;
         (row..self.rows.end.min(row + UNIT_ROWS), panel..self.weights.panels().min(panel + TILE_PANELS))
     }
-}
-
-fn locate<'g, 'a>(groups: &'g [Group<'a>], mut unit: usize) -> (&'g Group<'a>, usize) {
-    for group in groups {
-        match unit.checked_sub(group.units()) {
-            None => return (group, unit),
-            Some(rest) => unit = rest,
-        }
-    }
-    unreachable!("the region has as many units as its groups")
 }
 
 fn check(x: &Activations, groups: &[Group<'_>], epilogue: Epilogue, y: &Output<'_>) {

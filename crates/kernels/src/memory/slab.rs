@@ -62,7 +62,8 @@ mod tests {
     #[test]
     fn pieces_are_zero_apart_and_outlive_each_other() {
         let lens = [1, 64, 65, HUGE + 1, 0, SLAB - HUGE, 3 * LINE, SLAB + 1, 5];
-        let mut pieces: Vec<Piece> = lens.iter().map(|&len| Piece::zeroed(len).expect("some memory")).collect();
+        let mut pieces: Vec<Piece> =
+            lens.iter().map(|&len| Piece::zeroed(len).expect("some memory")).collect();
         for (piece, len) in pieces.iter().zip(lens) {
             assert!(piece.bytes().len() == len && piece.bytes().iter().all(|&byte| byte == 0));
             assert!(piece.bytes().as_ptr().addr().is_multiple_of(LINE));
