@@ -153,6 +153,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     /// `N` disjoint buffers of the given lengths, each on a cache line. Contents are unspecified.
+    #[inline]
     pub(crate) fn floats<const N: usize>(&mut self, lens: [usize; N]) -> [&mut [f32]; N] {
         let padded = lens.map(|len| len.next_multiple_of(LINE / size_of::<f32>()));
         self.floats.reserve(padded.iter().sum());
