@@ -292,6 +292,26 @@ mod tests {
     }
 
     #[test]
+    fn spans_hold_every_unit_once_and_a_part_of_a_range_at_most() {
+        for threads in [1, 2, 5, 11] {
+            let pool = ThreadPool::new(threads).expect("a few threads");
+            for units in [0, 1, 2, 7, 1000] {
+                let counts: Vec<AtomicU32> = (0..units).map(|_| AtomicU32::new(0)).collect();
+                let largest = AtomicUsize::new(0);
+                pool.run_spans(units, |span, _| {
+                    assert!(!span.is_empty());
+                    largest.fetch_max(span.len(), Ordering::Relaxed);
+                    span.for_each(|unit| _ = counts[unit].fetch_add(1, Ordering::Relaxed));
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                let range = units.div_ceil(threads.min(RANGES));
+                let most = if threads == 1 { units } else { (range / PARTS_OF_THE_REST).max(1) };
+                assert!(largest.into_inner() <= most, "{units} units for {threads} threads");
+            }
+        }
+    }
+
+    #[test]
     fn a_parked_worker_wakes_up() {
         let pool = ThreadPool::new(2).expect("a few threads");
         for _ in 0..3 {

@@ -213,6 +213,36 @@ fn gathered_rows_repeat_and_reorder() {
     close(&y, &reference(WeightFormat::F32, &gathered, &w, [5, 6, 10]), 10, "gathered");
 }
 
+/// Bit by bit, with rows that repeat, rows that are left out, and memory that held more before.
+#[test]
+fn gathered_rows_are_the_rows_themselves() {
+    let cols = 256;
+    let x = numbers(4 * cols, 3);
+    for isa in isas_without_tiles() {
+        let compute = Compute::with_isa(isa, 2);
+        let mut activations = Activations::default();
+        let blocks = BlockFormat::all().map(|format| {
+            let shape = [6, cols];
+            packed(&compute, format, shape, &random_blocks(format, shape, 5))
+        });
+        let plain =
+            FORMATS.map(|format| PackedMatrix::from_rows(&compute, format, [6, cols], &numbers(6 * cols, 4)));
+        for weights in plain.into_iter().chain(blocks) {
+            for order in [&[2, 0, 0, 3, 1][..], &[1; 40], &[3, 1], &[0, 1, 2, 3], &[2; 3]] {
+                let gathered = Gathered { rows: order.len(), largest: 4, source_rows: |row| order[row] };
+                activations.gather(&compute, weights.format(), Rows::dense(&x, cols), gathered);
+                let mut y = vec![0.0; order.len() * 6];
+                let groups = [Group::whole(&weights, &activations)];
+                gemm(&compute, &activations, &groups, Epilogue::Store, Output { values: &mut y, stride: 6 });
+                let rows: Vec<f32> = order.iter().flat_map(|&row| x[row * cols..][..cols].to_vec()).collect();
+                let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                let expected = product(&compute, &weights, &rows, order.len());
+                assert_eq!(bits(y), bits(expected), "{isa} {:?} {order:?}", weights.format());
+            }
+        }
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
     let shape @ [m, n, k] = [70, 150, 90];
