@@ -26,14 +26,15 @@ static OPEN: Mutex<(Weak<Pages>, usize)> = Mutex::new((Weak::new(), 0));
 impl Piece {
     /// `len` zeroes that begin on a cache line, spread over all memory nodes; `None` if they are not to be had.
     pub(super) fn zeroed(len: usize) -> Option<Self> {
-        let end_of = |first: usize| first.checked_add(len)?.checked_next_multiple_of(LINE);
+        // At least a line, so that nothing keeps a slab of which it has no byte.
+        let end_of = |first: usize| first.checked_add(len.max(1))?.checked_next_multiple_of(LINE);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let (weak, next) = &mut *open;
         let rest = weak.upgrade().filter(|slab| end_of(*next).is_some_and(|end| end <= slab.len()));
         let slab = match rest {
             Some(slab) => slab,
             None => {
-                let pages = Pages::whole(len.checked_next_multiple_of(HUGE)?.max(SLAB))?;
+                let pages = Pages::whole(end_of(0)?.checked_next_multiple_of(HUGE)?.max(SLAB))?;
                 pages.interleave(numa::nodes());
                 let slab = Arc::new(pages);
                 (*weak, *next) = (Arc::downgrade(&slab), 0);
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_slab_goes_with_its_last_piece() {
-        // Larger than what is left of any slab, so that no other test has a piece of this one.
+        // More than is left of any slab, and all of its own: no other test has a piece of it.
         let piece = Piece::zeroed(2 * SLAB).expect("some memory");
         let slab = Arc::downgrade(&piece.slab);
         assert_eq!(piece.bytes().len(), 2 * SLAB);
