@@ -15,7 +15,7 @@ use fathom_numeric::fp8::F8E4M3;
 use super::activations::Operand;
 use super::packed::PackedMatrix;
 #[cfg(vector_kernels)]
-use super::pairs;
+use super::{pairs, reading};
 use super::{PANEL, STREAM_ROWS, TILE_PANELS, Tile, UNIT_ROWS, WeightFormat, multiply};
 use crate::Isa;
 use crate::math::per_isa;
@@ -67,11 +67,19 @@ pub(super) fn block_product(
         for (panel, scales) in scales.chunks_exact_mut(PANEL).enumerate() {
             scales.copy_from_slice(bytemuck::cast_slice(&at(panel)[..SCALES]));
         }
-        let decoded = matches!(x, Operand::Halves(_)) || rows > STREAM_ROWS;
+        let format = multiplied(isa, x, rows);
+        let decoded = format != WeightFormat::Block(BlockFormat::Fp8);
         if decoded {
             for (panel, wide) in wide.chunks_exact_mut(PAIR_BYTES).enumerate().take(panels.len()) {
-                widen(isa, &at(panel)[SCALES..], wide);
+                let codes = &at(panel)[SCALES..];
+                match format {
+                    WeightFormat::F16 => move_up(isa, codes, bytemuck::cast_slice_mut(wide)),
+                    _ => widen(isa, codes, wide),
+                }
             }
+        }
+        if isa == Isa::Avx2 {
+            scales.iter_mut().for_each(|scale| *scale *= MOVED_UP);
         }
         let tile = Tile {
             x: match x {
@@ -80,7 +88,7 @@ pub(super) fn block_product(
             },
             x_stride,
             rows,
-            format: if decoded { WeightFormat::Bf16 } else { WeightFormat::Block(BlockFormat::Fp8) },
+            format,
             weights: if decoded { &*wide } else { &data[chunk * CHUNK_BYTES + SCALES..] },
             panel_bytes: if decoded { PAIR_BYTES } else { panel_bytes },
             first_col: 0,
@@ -112,6 +120,33 @@ fn widen(isa: Isa, codes: &[u8], wide: &mut [u8]) {
     }
     decode(isa, codes, bytemuck::cast_slice_mut(wide));
 }
+
+/// As what codes are multiplied: few rows as they are, many decoded to bf16. On AVX2 f16 costs least, which it loads into
+/// lanes of f32 in one instruction.
+fn multiplied(isa: Isa, x: Operand<'_>, rows: usize) -> WeightFormat {
+    match x {
+        Operand::Floats(_) if rows <= STREAM_ROWS => WeightFormat::Block(BlockFormat::Fp8),
+        Operand::Floats(_) if isa == Isa::Avx2 => WeightFormat::F16,
+        _ => WeightFormat::Bf16,
+    }
+}
+
+per_isa! {
+    /// Codes as f16 numbers, [`MOVED_UP`] times too small, in the same order: subnormal ones too are the same bits moved up by 7.
+    fn move_up(codes: &[u8], halves: &mut [u16]) {
+        for (line, halves) in codes.as_chunks::<64>().0.iter().zip(halves.as_chunks_mut::<64>().0) {
+            #[cfg(vector_kernels)]
+            reading::fetch::<4>(line.as_ptr().wrapping_add(2 * CHUNK_BYTES));
+            for (code, half) in line.iter().zip(halves) {
+                // The sign goes into all upper bits; bit 14 is the exponent's.
+                *half = (i16::from(*code as i8) << 7) as u16 & 0xbfff;
+            }
+        }
+    }
+}
+
+/// 2 to the difference of the exponents' biases, 15 and 7.
+pub(super) const MOVED_UP: f32 = 256.0;
 
 per_isa! {
     /// Columns of codes `[64] × [2][16]` to bf16 pairs `[64] × [16][2]`, as words.
