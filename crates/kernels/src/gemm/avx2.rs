@@ -7,9 +7,10 @@
 use fathom_numeric::blocks::BlockFormat;
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m256, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi16,
-    _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_store_si256, _mm256_storeu_ps,
+    __m256, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_and_si256, _mm256_castsi256_ps,
+    _mm256_cvtepi8_epi16, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi16,
+    _mm256_slli_epi32, _mm256_store_si256, _mm256_storeu_ps,
 };
 
 use super::{Operand, PANEL, TILE_PANELS, Tile, WeightFormat};
@@ -111,7 +112,8 @@ impl Pair for Fp8 {
             for col in 0..2 {
                 let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(pair.add(PANEL * col).cast()));
                 // The sign goes into all upper bits; bit 14 is the exponent's.
-                let words = _mm256_and_si256(_mm256_slli_epi16::<7>(words), _mm256_set1_epi16(0xbfff_u16 as i16));
+                let words =
+                    _mm256_and_si256(_mm256_slli_epi16::<7>(words), _mm256_set1_epi16(0xbfff_u16 as i16));
                 _mm256_store_si256(room.add(32 * col).cast(), words);
             }
             asm!("/* {} */", in(reg) room, options(nostack, preserves_flags));
@@ -206,7 +208,8 @@ unsafe fn strip<W: Pair, const R: usize, const P: usize>(
     let mut room = Room([0; 64]);
     for pair in 0..tile.cols / 2 {
         // SAFETY: this function's contract.
-        let column = |row: usize, col: usize| unsafe { _mm256_set1_ps(*x.add(row * tile.x_stride + 2 * pair + col)) };
+        let column =
+            |row: usize, col: usize| unsafe { _mm256_set1_ps(*x.add(row * tile.x_stride + 2 * pair + col)) };
         // Of a single row once for all panels.
         let single = [column(0, 0), column(0, 1)];
         let column = |row: usize, col: usize| if R == 1 { single[col] } else { column(row, col) };

@@ -14,9 +14,9 @@ use fathom_numeric::fp8::F8E4M3;
 
 use super::activations::Operand;
 use super::packed::PackedMatrix;
+use super::{PANEL, STREAM_ROWS, TILE_PANELS, Tile, UNIT_ROWS, WeightFormat, multiply};
 #[cfg(vector_kernels)]
 use super::{pairs, reading};
-use super::{PANEL, STREAM_ROWS, TILE_PANELS, Tile, UNIT_ROWS, WeightFormat, multiply};
 use crate::Isa;
 use crate::math::per_isa;
 

@@ -1,6 +1,7 @@
 //! Every ISA against the scalar meaning, and the region against a plain triple loop.
 
 use fathom_numeric::f16;
+use fathom_numeric::fp8::F8E4M3;
 use fathom_numeric::round::to_bf16_precision;
 use proptest::prelude::*;
 
@@ -108,12 +109,41 @@ fn check_fp8(isa: Isa, [m, n, k]: [usize; 3]) {
 #[test]
 fn fp8_products() {
     for isa in Isa::available() {
-        for m in [1, 2, 6, 7, 33] {
+        for m in [1, 2, 3, 4, 5, 6, 7, 33] {
             for (n, k) in [(1, 1), (17, 127), (64, 128), (70, 130), (100, 400)] {
                 check_fp8(isa, [m, n, k]);
             }
         }
         check_fp8(isa, [UNIT_ROWS + 3, 33, 300]);
+    }
+}
+
+/// Subnormal numbers and both zeroes included; one row and many are decoded in different ways.
+#[test]
+fn every_fp8_code_is_its_value() {
+    const SCALE: f32 = 0.375;
+    let finite = |code: &u8| code & 0x7f != 0x7f;
+    let codes: Vec<u8> = (0..=u8::MAX).filter(finite).collect();
+    let blocks: Vec<u8> = codes
+        .iter()
+        .flat_map(|&code| SCALE.to_le_bytes().into_iter().chain([code]).chain([0; 127]))
+        .collect();
+    for isa in Isa::available() {
+        let compute = Compute::with_isa(isa, 1);
+        let weights = packed(&compute, BlockFormat::Fp8, [codes.len(), 1], &blocks);
+        for m in [1, 2, 4, 9] {
+            let mut activations = Activations::default();
+            activations.prepare(&compute, weights.format(), Rows::dense(&vec![1.0; m], 1));
+            let mut y = vec![f32::NAN; m * codes.len()];
+            let groups = [Group::whole(&weights, &activations)];
+            let output = Output { values: &mut y, stride: codes.len() };
+            gemm(&compute, &activations, &groups, Epilogue::Store, output);
+            for row in y.chunks_exact(codes.len()) {
+                for (&y, &code) in row.iter().zip(&codes) {
+                    assert_eq!(y, F8E4M3(code).to_f32() * SCALE, "{isa}, {m} rows, code {code:#x}");
+                }
+            }
+        }
     }
 }
 

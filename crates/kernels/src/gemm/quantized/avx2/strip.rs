@@ -2,8 +2,9 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
-    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_storeu_ps,
+    __m256, __m256i, _mm256_add_epi32, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
+    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 use super::LANES;
@@ -12,6 +13,7 @@ use super::dots::{add_fours, add_pairs, add_words, group, wide, widen, words};
 use crate::gemm::activations::RunHead;
 use crate::gemm::quantized::fetch_share;
 use crate::gemm::quantized::layout::{Format, QUADS, RUN};
+use crate::in_turn;
 
 /// A run's quads one after the other, each of which the compiler then knows.
 macro_rules! quads {
@@ -70,10 +72,7 @@ impl Strip {
                     let (half, q) = (i / quads, order(group, i));
                     fetch_share::<F, 1>(chunk.wrapping_add(ahead), within, i);
                     if i.is_multiple_of(quads) {
-                        for (r, dots) in dots.iter_mut().enumerate() {
-                            let minus = head(r).minus(per_run, half) * F::LAYOUT.offset();
-                            *dots = [_mm256_set1_epi32(minus); 2];
-                        }
+                        dots = [[_mm256_setzero_si256(); 2]; R];
                     }
                     let codes = [quad::<F>(lines, q), quad::<F>(lines.add(32), q)];
                     if FOURS {
@@ -100,12 +99,13 @@ impl Strip {
                         }
                     }
                     if i % quads == quads - 1 {
-                        for side in 0..2 {
-                            let scale = scale::<F>(chunk, within, half, side);
-                            for (r, sums) in sums.iter_mut().enumerate() {
-                                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(head(r).scale));
-                                let dot = _mm256_cvtepi32_ps(dots[r][side]);
-                                sums[side] = _mm256_fmadd_ps(dot, scale, sums[side]);
+                        let scales = [0, 1].map(|side| scale::<F>(chunk, within, half, side));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let x_scale = _mm256_set1_ps(head(r).scale);
+                            let minus = minus::<F>(head(r), half);
+                            for side in 0..2 {
+                                let dot = _mm256_cvtepi32_ps(_mm256_add_epi32(dots[r][side], minus));
+                                sums[side] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scales[side], x_scale), sums[side]);
                             }
                         }
                     }
@@ -127,6 +127,26 @@ impl Strip {
                 unsafe { _mm256_storeu_ps(out.add(r * out_stride + LANES * side), sum) };
             }
         }
+    }
+}
+
+/// What the codes' offset makes of a row's sum. Shifted in the vector register: what goes there through a scalar one costs a tenth
+/// of the time of a product in 4 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn minus<F: Format>(head: &RunHead, half: usize) -> __m256i {
+    let offset = F::LAYOUT.offset();
+    if offset == 0 {
+        return _mm256_setzero_si256();
+    }
+    let mut minus = [_mm256_set1_epi32(head.minus(F::SCALES.per_run(), half))];
+    in_turn::integers(&mut minus);
+    match offset {
+        8 => _mm256_slli_epi32::<3>(minus[0]),
+        16 => _mm256_slli_epi32::<4>(minus[0]),
+        32 => _mm256_slli_epi32::<5>(minus[0]),
+        128 => _mm256_slli_epi32::<7>(minus[0]),
+        other => unreachable!("an offset of {other}"),
     }
 }
 
