@@ -1,8 +1,9 @@
 //! Tile product in 8 f32 lanes: a panel's column is two registers.
 //!
-//! Panels one after another, up to 4 rows at a time: 4 × 2 accumulators, 2 weights and a
-//! broadcast stay within 16 registers. A single row takes all panels of the tile at once, for eight
-//! independent FMA chains. An output is one chain over all columns in order, however many rows there are.
+//! A strip is up to 4 rows of one panel: 4 × 2 accumulators, 2 weights and a broadcast stay within 16
+//! registers. A single row takes all panels of the tile at once and two rows take two, for as many independent FMA
+//! chains ([`strips`]). An output is one chain over all columns in order, however many rows there are. FP8 codes are
+//! multiplied as f16 numbers that are too small, which `fp8.rs` makes good when it scales the sums.
 
 use fathom_numeric::blocks::BlockFormat;
 use std::arch::asm;

@@ -5,7 +5,7 @@
 //! bf16 weights; the chunk's sum times its scale is added to the result (V3 §3.3.2: promotion every 128).
 //! Few rows decode the codes in registers (`pairs.rs`, if the processor multiplies bf16); many rows share a chunk
 //! decoded to bf16 pairs, which holds every E4M3 number exactly, and run the bf16 product of the ISA, tile unit
-//! included.
+//! included. On AVX2 codes become f16 numbers instead, 2⁸ times too small, which the scales make good.
 
 use std::ops::Range;
 

@@ -130,7 +130,7 @@ impl Strip {
     }
 }
 
-/// What the codes' offset makes of a row's sum. Shifted in the vector register: what goes there through a scalar one costs a tenth
+/// What the codes' offset takes from a row's sum. Shifted in the vector register: what goes there through a scalar one costs a tenth
 /// of the time of a product in 4 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
