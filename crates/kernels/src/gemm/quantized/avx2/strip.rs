@@ -3,8 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::{
     __m256, __m256i, _mm256_add_epi32, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm256_loadu_ps, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_storeu_ps,
 };
 
 use super::LANES;
@@ -141,13 +141,8 @@ fn minus<F: Format>(head: &RunHead, half: usize) -> __m256i {
     }
     let mut minus = [_mm256_set1_epi32(head.minus(F::SCALES.per_run(), half))];
     in_turn::integers(&mut minus);
-    match offset {
-        8 => _mm256_slli_epi32::<3>(minus[0]),
-        16 => _mm256_slli_epi32::<4>(minus[0]),
-        32 => _mm256_slli_epi32::<5>(minus[0]),
-        128 => _mm256_slli_epi32::<7>(minus[0]),
-        other => unreachable!("an offset of {other}"),
-    }
+    // A shift: the offset is a constant and a power of 2.
+    _mm256_mullo_epi32(minus[0], _mm256_set1_epi32(offset))
 }
 
 /// Sums of floats stay on the stack, which so becomes aligned: registers that are put there meanwhile would else lie across two
